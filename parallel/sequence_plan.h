@@ -1,0 +1,74 @@
+// SequencePlan: which rank holds which tokens of a packed batch. Everything that depends on a
+// token's place (positions, document masks, halos, state hand-overs) reads this one table.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "runtime/context.h"
+
+namespace longship {
+
+enum class Layout {
+  kContiguous,  // rank r holds [S*r/P, S*(r+1)/P)
+  kZigzag,      // 2P chunks; rank r holds chunks r and 2P-1-r: equal work under a causal mask
+};
+std::string_view layout_name(Layout layout);
+
+// A run of tokens of one document that are neighbours both in the batch and on their rank.
+struct Segment {
+  int64_t document = 0;      // index in the batch
+  int64_t position = 0;      // of the first token, within the document
+  int64_t global_begin = 0;  // of the first token, within the batch
+  int64_t length = 0;        // > 0
+  int64_t slot = 0;          // local row of the first token on its rank
+};
+
+// A packed batch is `num_documents` documents laid end to end: document d is the tokens
+// [cu_seqlens[d], cu_seqlens[d+1]). Documents have any length >= 0; shards may be uneven and even
+// empty. A plan is a value; it is the same on every rank but for rank().
+class SequencePlan {
+ public:
+  // cu_seqlens: ascending, first element 0. Throws Error(kConfig) otherwise, or when rank is not in
+  // [0, num_ranks).
+  static SequencePlan make(std::vector<int64_t> cu_seqlens, Layout layout, int num_ranks, int rank);
+  // One rank holding everything.
+  static SequencePlan local(std::vector<int64_t> cu_seqlens) {
+    return make(std::move(cu_seqlens), Layout::kContiguous, 1, 0);
+  }
+
+  Layout layout() const { return layout_; }
+  int num_ranks() const { return static_cast<int>(segments_.size()); }
+  int rank() const { return rank_; }
+  int64_t num_tokens() const { return cu_seqlens_.back(); }
+  int64_t num_documents() const { return static_cast<int64_t>(cu_seqlens_.size()) - 1; }
+  const std::vector<int64_t>& cu_seqlens() const { return cu_seqlens_; }
+
+  int64_t num_tokens(int rank) const { return num_tokens_[static_cast<size_t>(rank)]; }
+  int64_t num_local_tokens() const { return num_tokens(rank_); }
+  // Tokens of each rank, in rank order.
+  const std::vector<int64_t>& tokens_per_rank() const { return num_tokens_; }
+
+  // The segments of a rank, in the order of their slots.
+  std::span<const Segment> segments(int rank) const { return segments_[static_cast<size_t>(rank)]; }
+  std::span<const Segment> local_segments() const { return segments(rank_); }
+
+  // Position within its document of every local token, [T] i64.
+  Tensor positions(const Context& ctx) const;
+
+  // The rows of a whole-batch tensor (dim 0 = num_tokens()) that this rank holds, in slot order.
+  Tensor shard(const Context& ctx, const Tensor& whole) const;
+  // The inverse for rank-concatenated rows: puts rows ordered by (rank, slot) into batch order.
+  Tensor unshard(const Context& ctx, const Tensor& by_rank) const;
+
+ private:
+  Layout layout_ = Layout::kContiguous;
+  int rank_ = 0;
+  std::vector<int64_t> cu_seqlens_;
+  std::vector<std::vector<Segment>> segments_;
+  std::vector<int64_t> num_tokens_;
+};
+
+}  // namespace longship

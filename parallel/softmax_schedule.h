@@ -1,0 +1,34 @@
+// A sequence-parallel schedule for softmax attention: local q, k, v in, local attention output out.
+#pragma once
+
+#include <memory>
+
+#include "parallel/group.h"
+#include "parallel/sequence_plan.h"
+#include "parallel/softmax_block.h"
+#include "runtime/autograd/tape.h"
+
+namespace longship {
+
+struct AttentionOptions {
+  double scale = 1.0;
+  int64_t window = 0;  // 0 = unlimited
+};
+
+class SoftmaxSchedule {
+ public:
+  virtual ~SoftmaxSchedule() = default;
+
+  // Causal attention within documents, as one differentiable op. q_THD, k_TKD, v_TKV are the local
+  // tokens of `plan`; H % K == 0. Returns o_THV in q's dtype.
+  virtual Variable attend(Context& ctx, const Variable& q_THD, const Variable& k_TKD,
+                          const Variable& v_TKV, const SequencePlan& plan,
+                          const AttentionOptions& options) const = 0;
+};
+
+// `kernel` must outlive the schedule. Labels in Group statistics start with the strategy's name:
+// "ulysses.fwd", "ulysses.bwd", "ring.fwd", "ring.bwd".
+std::unique_ptr<SoftmaxSchedule> make_ulysses(Group sp, const SoftmaxBlock& kernel);
+std::unique_ptr<SoftmaxSchedule> make_ring(Group sp, const SoftmaxBlock& kernel);
+
+}  // namespace longship

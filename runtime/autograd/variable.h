@@ -1,0 +1,66 @@
+// Variable: a tensor together with the place where its gradient is summed.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "runtime/context.h"
+
+namespace longship {
+
+// The gradient of one tensor. Nodes of the tape hold Gradients, not Variables, so a value that no
+// backward needs is freed as soon as the forward drops it.
+class Gradient {
+ public:
+  Gradient(Shape shape, DType dtype) : shape_(std::move(shape)), dtype_(dtype) {}
+
+  const Shape& shape() const { return shape_; }
+  // Sums are kept in this dtype: fp32 (or fp64) for parameters, the value's dtype otherwise.
+  DType dtype() const { return dtype_; }
+
+  // Adds `contribution` (converted to dtype()). The first one is kept without a copy; later ones
+  // are added in fp32/fp64, in place when nothing else views the sum. The order of calls is the
+  // reverse order of the tape, so it is the same in every run.
+  void add(Context& ctx, Tensor contribution);
+
+  // The sum itself, created as zeros when nothing has been added, for ops that accumulate in
+  // place (weight gradients).
+  Tensor& accumulate_into(Context& ctx);
+
+  bool defined() const { return sum_.defined(); }
+  const Tensor& sum() const { return sum_; }
+  Tensor take() { return std::move(sum_); }
+  void clear() { sum_ = Tensor(); }
+
+ private:
+  Shape shape_;
+  DType dtype_;
+  Tensor sum_;
+};
+
+class Variable {
+ public:
+  Variable() = default;
+  // A constant: no gradient flows to it.
+  Variable(Tensor value) : value_(std::move(value)) {}  // NOLINT: implicit on purpose
+  Variable(Tensor value, std::shared_ptr<Gradient> gradient)
+      : value_(std::move(value)), gradient_(std::move(gradient)) {}
+
+  // A leaf whose gradient is wanted, summed in the accumulator dtype of `value` (fp32 or fp64).
+  static Variable leaf(Tensor value);
+
+  bool defined() const { return value_.defined(); }
+  const Tensor& value() const { return value_; }
+  const Shape& shape() const { return value_.shape(); }
+  int64_t dim(int index) const { return value_.dim(index); }
+  DType dtype() const { return value_.dtype(); }
+
+  bool requires_grad() const { return gradient_ != nullptr; }
+  const std::shared_ptr<Gradient>& gradient() const { return gradient_; }
+
+ private:
+  Tensor value_;
+  std::shared_ptr<Gradient> gradient_;
+};
+
+}  // namespace longship

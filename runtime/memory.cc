@@ -1,0 +1,86 @@
+#include "runtime/memory.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <new>
+
+#include "runtime/error.h"
+
+namespace longship {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+
+// Sizes are rounded so that blocks are reused although shapes differ a little between batches:
+// to 64 bytes when small, to an eighth of the next power of two when large.
+int64_t rounded(int64_t bytes) {
+  if (bytes <= 4096)
+    return std::max((bytes + kAlignment - 1) / kAlignment * kAlignment, kAlignment);
+  const int64_t step = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(bytes))) / 16;
+  return (bytes + step - 1) / step * step;
+}
+
+}  // namespace
+
+Memory::~Memory() {
+  trim();
+}
+
+void* Memory::allocate(int64_t bytes) {
+  LONGSHIP_CHECK(bytes >= 0, "negative allocation of {} bytes", bytes);
+  const int64_t size = rounded(bytes);
+  std::lock_guard lock(mutex_);
+  void* block = nullptr;
+  if (auto it = free_blocks_.find(size); it != free_blocks_.end() && !it->second.empty()) {
+    block = it->second.back();
+    it->second.pop_back();
+  } else {
+    block = std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+    if (block == nullptr)
+      throw Error(
+          ErrorCode::kOutOfMemory,
+          {.what = fmt::format("cannot allocate {:.1f} MiB of host memory", size / 1048576.0),
+           .found = fmt::format("{:.1f} MiB already live in this rank", live_bytes_ / 1048576.0),
+           .next = "use a shorter context, more ranks in `sp`, or train.recompute: true"});
+  }
+  live_bytes_ += size;
+  peak_bytes_ = std::max(peak_bytes_, live_bytes_);
+  return block;
+}
+
+void Memory::release(void* block, int64_t bytes) noexcept {
+  if (block == nullptr) return;
+  const int64_t size = rounded(bytes);
+  std::lock_guard lock(mutex_);
+  live_bytes_ -= size;
+  try {
+    free_blocks_[size].push_back(block);
+  } catch (const std::bad_alloc&) {
+    std::free(block);
+  }
+}
+
+int64_t Memory::live_bytes() const {
+  std::lock_guard lock(mutex_);
+  return live_bytes_;
+}
+
+int64_t Memory::peak_bytes() const {
+  std::lock_guard lock(mutex_);
+  return peak_bytes_;
+}
+
+void Memory::reset_peak() {
+  std::lock_guard lock(mutex_);
+  peak_bytes_ = live_bytes_;
+}
+
+void Memory::trim() {
+  std::lock_guard lock(mutex_);
+  for (auto& [size, blocks] : free_blocks_)
+    for (void* block : blocks) std::free(block);
+  free_blocks_.clear();
+}
+
+}  // namespace longship

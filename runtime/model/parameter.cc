@@ -1,0 +1,64 @@
+#include "runtime/model/parameter.h"
+
+#include "runtime/parallel_for.h"
+#include "runtime/random.h"
+
+namespace longship {
+namespace {
+
+double initial_value(const Initializer& init, uint64_t seed, uint64_t stream, int64_t index) {
+  switch (init.kind) {
+    case Initializer::Kind::kNormal:
+      return init.a * normal(seed, stream, static_cast<uint64_t>(index));
+    case Initializer::Kind::kConstant:
+      return init.a;
+    case Initializer::Kind::kUniform:
+      return init.a + (init.b - init.a) * uniform(seed, stream, static_cast<uint64_t>(index));
+  }
+  return 0;
+}
+
+}  // namespace
+
+Variable ParameterList::add(const std::string& name, Shape shape, Initializer init, bool decay) {
+  LONGSHIP_CHECK(find(name) == nullptr, "parameter {} exists twice", name);
+  const DType master_dtype = accumulator_dtype(compute_);
+  Tensor master = ctx_->empty(shape, master_dtype);
+  const uint64_t stream = stream_of(name);
+  dispatch_floating(master_dtype, [&](auto tag) {
+    using T = decltype(tag);
+    T* data = master.data<T>();
+    parallel_for(*ctx_, master.numel(), 1 << 12, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        data[i] =
+            static_cast<T>(static_cast<Accumulator<T>>(initial_value(init, seed_, stream, i)));
+    });
+  });
+  Variable variable(master.to(compute_), std::make_shared<Gradient>(shape, master_dtype));
+  parameters_.push_back({name, master, variable, decay});
+  return variable;
+}
+
+void ParameterList::refresh_compute_copies() {
+  for (Parameter& parameter : parameters_)
+    if (parameter.variable.dtype() != parameter.master.dtype())
+      parameter.variable.value().copy_from(parameter.master);
+}
+
+void ParameterList::clear_gradients() {
+  for (Parameter& parameter : parameters_) parameter.variable.gradient()->clear();
+}
+
+const Parameter* ParameterList::find(const std::string& name) const {
+  for (const Parameter& parameter : parameters_)
+    if (parameter.name == name) return &parameter;
+  return nullptr;
+}
+
+int64_t ParameterList::num_elements() const {
+  int64_t count = 0;
+  for (const Parameter& parameter : parameters_) count += parameter.master.numel();
+  return count;
+}
+
+}  // namespace longship

@@ -1,0 +1,52 @@
+// Parameters of a model: named, initialised by counter-based random numbers, with fp32 masters.
+#pragma once
+
+#include <deque>
+#include <string>
+
+#include "runtime/autograd/variable.h"
+
+namespace longship {
+
+struct Initializer {
+  enum class Kind { kNormal, kConstant, kUniform };
+  Kind kind = Kind::kNormal;
+  double a = 0.02;  // normal: standard deviation; constant: value; uniform: low
+  double b = 0.0;   // uniform: high
+};
+
+struct Parameter {
+  std::string name;   // as in Llama/Qwen checkpoints: "model.layers.0.self_attn.q_proj.weight"
+  Tensor master;      // fp32 (fp64 in tests); the optimizer changes this one
+  Variable variable;  // what ops read: `master` itself, or its bf16 copy; gradient in fp32
+  bool decay = true;  // whether weight decay applies
+};
+
+// Owns the parameters in the order of creation, which is the order of the model's layers.
+class ParameterList {
+ public:
+  // `compute` is the dtype ops see: fp32, bf16, or fp64 for tests.
+  ParameterList(Context& ctx, DType compute, uint64_t seed)
+      : ctx_(&ctx), compute_(compute), seed_(seed) {}
+
+  // Creates and initialises a parameter. The values depend on (seed, name, index) only. Duplicate
+  // names throw Error(kInternal).
+  Variable add(const std::string& name, Shape shape, Initializer init, bool decay);
+
+  // Rounds every master into its compute copy again; call after the optimizer changed masters.
+  void refresh_compute_copies();
+  void clear_gradients();
+
+  std::deque<Parameter>& all() { return parameters_; }
+  const std::deque<Parameter>& all() const { return parameters_; }
+  const Parameter* find(const std::string& name) const;
+  int64_t num_elements() const;
+
+ private:
+  Context* ctx_;
+  DType compute_;
+  uint64_t seed_;
+  std::deque<Parameter> parameters_;
+};
+
+}  // namespace longship

@@ -1,0 +1,12 @@
+// y[t] = table[ids[t]]: table [V, E], ids [T] i32, y [T, E]. An id outside [0, V) throws
+// Error(kCorrupt) naming token and place. Backward: dtable accumulated in fp32; tokens are bucketed
+// by id first, so each row is summed by one thread in token order and the result is deterministic.
+#pragma once
+
+#include "runtime/autograd/tape.h"
+
+namespace longship {
+
+Variable embedding(Context& ctx, const Variable& table_VE, const Tensor& ids_T);
+
+}  // namespace longship

@@ -1,0 +1,91 @@
+// Tensor: a typed, strided view of reference-counted storage.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/dtype.h"
+#include "runtime/memory.h"
+
+namespace longship {
+
+using Shape = std::vector<int64_t>;
+
+// Product of the extents; throws Error(kInternal) on a negative extent or 64-bit overflow.
+int64_t num_elements(const Shape& shape);
+std::string shape_string(const Shape& shape);  // "[3, 64]"
+
+enum class DeviceKind { kCpu, kCuda };
+
+// Where a tensor lives. `index` is the CUDA ordinal, 0 on the CPU.
+struct Device {
+  DeviceKind kind = DeviceKind::kCpu;
+  int index = 0;
+  bool operator==(const Device&) const = default;
+};
+
+// Copying a Tensor copies the view, never the elements; storage is freed with its last view.
+// Sizes, strides and offsets are 64-bit and counted in elements. Zero-element tensors are legal.
+class Tensor {
+ public:
+  Tensor() = default;  // undefined
+
+  static Tensor empty(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype);
+  static Tensor zeros(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype);
+  template <class T>
+  static Tensor from(const std::shared_ptr<Memory>& memory, Shape shape, std::span<const T> values);
+
+  bool defined() const { return storage_ != nullptr; }
+  DType dtype() const { return dtype_; }
+  Device device() const { return {}; }
+  const Shape& shape() const { return shape_; }
+  const Shape& strides() const { return strides_; }
+  int rank() const { return static_cast<int>(shape_.size()); }
+  // Extent of a dimension; negative counts from the back.
+  int64_t dim(int index) const;
+  int64_t numel() const { return numel_; }
+  int64_t num_bytes() const { return numel_ * dtype_size(dtype_); }
+  bool is_contiguous() const;
+  // True when no other Tensor views the same storage, so that it may be changed in place.
+  bool is_unique() const { return storage_.use_count() == 1; }
+  const std::shared_ptr<Memory>& memory() const;
+
+  // Pointer to the first element; T must match dtype().
+  template <class T>
+  T* data() const {
+    LONGSHIP_CHECK(DTypeOf<T>::value == dtype_, "tensor is {}, not {}", dtype_name(dtype_),
+                   dtype_name(DTypeOf<T>::value));
+    return reinterpret_cast<T*>(raw());
+  }
+  std::byte* raw() const;
+
+  // Views. reshape() needs a contiguous tensor; one extent may be -1.
+  Tensor reshape(Shape shape) const;
+  Tensor slice(int dim, int64_t begin, int64_t length) const;
+  Tensor transpose(int dim_a, int dim_b) const;
+
+  // This tensor if already contiguous, else a packed copy.
+  Tensor contiguous() const;
+  Tensor clone() const;
+  // A copy in another floating dtype (round to nearest even), or this tensor if equal.
+  Tensor to(DType dtype) const;
+  // Copies elements from `source` (same shape, any strides; floating dtypes convert).
+  void copy_from(const Tensor& source) const;
+  void fill_zero() const;
+
+ private:
+  struct Storage;
+
+  std::shared_ptr<Storage> storage_;
+  Shape shape_;
+  Shape strides_;
+  int64_t offset_ = 0;
+  int64_t numel_ = 0;
+  DType dtype_ = DType::kF32;
+};
+
+}  // namespace longship

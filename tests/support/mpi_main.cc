@@ -1,0 +1,53 @@
+#include "tests/support/mpi_main.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <optional>
+#include <string>
+
+#include "parallel/mpi_runtime.h"
+
+namespace {
+std::optional<longship::MpiRuntime> runtime;  // a test program's own state, set by its main
+}  // namespace
+
+namespace longship::testing {
+Group world() {
+  return runtime->world();
+}
+}  // namespace longship::testing
+
+int longship_mpi_test_main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  runtime.emplace(longship::MpiRuntime::Options{.timeout_s = 120});
+  const longship::Group world = runtime->world();
+  // A wrong launcher must look red, not green.
+  const char* wanted = std::getenv("LONGSHIP_TEST_RANKS");
+  if (wanted != nullptr && world.size() != std::atoi(wanted)) {
+    std::fprintf(stderr, "expected %s ranks, found %d\n", wanted, world.size());
+    runtime->abort(1);
+  }
+  if (world.rank() != 0) {
+    auto& listeners = ::testing::UnitTest::GetInstance()->listeners();
+    if (std::getenv("LONGSHIP_TEST_VERBOSE") == nullptr)
+      delete listeners.Release(listeners.default_result_printer());
+  }
+  struct FailurePrinter : ::testing::EmptyTestEventListener {
+    int rank;
+    explicit FailurePrinter(int r) : rank(r) {}
+    void OnTestPartResult(const ::testing::TestPartResult& result) override {
+      if (result.failed() && rank != 0)
+        std::fprintf(stderr, "rank %d: %s:%d\n%s\n", rank, result.file_name(), result.line_number(),
+                     result.message());
+    }
+  };
+  ::testing::UnitTest::GetInstance()->listeners().Append(new FailurePrinter(world.rank()));
+  int failed = 0;
+  failed = RUN_ALL_TESTS();
+  const int64_t any =
+      world.all_reduce_value("test.result", int64_t{failed != 0}, longship::ReduceOp::kMax);
+  return any != 0 ? 1 : 0;
+}
