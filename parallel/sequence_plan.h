@@ -17,22 +17,27 @@ enum class Layout {
 };
 std::string_view layout_name(Layout layout);
 
-// A run of tokens of one document that are neighbours both in the batch and on their rank.
+// A longest run of tokens of one document that are neighbours both in the batch and on their rank:
+// it never crosses a document border, and chunks that adjoin on one rank (the two of the last rank
+// in zigzag) share a segment.
 struct Segment {
   int64_t document = 0;      // index in the batch
   int64_t position = 0;      // of the first token, within the document
   int64_t global_begin = 0;  // of the first token, within the batch
   int64_t length = 0;        // > 0
   int64_t slot = 0;          // local row of the first token on its rank
+
+  bool operator==(const Segment&) const = default;
 };
 
 // A packed batch is `num_documents` documents laid end to end: document d is the tokens
 // [cu_seqlens[d], cu_seqlens[d+1]). Documents have any length >= 0; shards may be uneven and even
-// empty. A plan is a value; it is the same on every rank but for rank().
+// empty: chunk i of n is [S*i/n, S*(i+1)/n), rounded down. A plan is a value; it is the same on
+// every rank but for rank().
 class SequencePlan {
  public:
-  // cu_seqlens: ascending, first element 0. Throws Error(kConfig) otherwise, or when rank is not in
-  // [0, num_ranks).
+  // cu_seqlens: never falling, first element 0. Throws Error(kConfig) otherwise, or when rank is
+  // not in [0, num_ranks).
   static SequencePlan make(std::vector<int64_t> cu_seqlens, Layout layout, int num_ranks, int rank);
   // One rank holding everything.
   static SequencePlan local(std::vector<int64_t> cu_seqlens) {
@@ -54,6 +59,9 @@ class SequencePlan {
   // The segments of a rank, in the order of their slots.
   std::span<const Segment> segments(int rank) const { return segments_[static_cast<size_t>(rank)]; }
   std::span<const Segment> local_segments() const { return segments(rank_); }
+  // The segments of the whole batch, in batch order, as rows of the tensor that holds every rank's
+  // tokens in (rank, slot) order: what all-to-all and all-gather deliver. `slot` is that row.
+  std::vector<Segment> gathered_segments() const;
 
   // Position within its document of every local token, [T] i64.
   Tensor positions(const Context& ctx) const;

@@ -1,0 +1,142 @@
+#include "parallel/sequence_plan.h"
+
+#include <algorithm>
+
+namespace longship {
+namespace {
+
+// total * index / count rounded down, without overflow for any index <= count.
+int64_t chunk_begin(int64_t total, int64_t index, int64_t count) {
+  return total / count * index + total % count * index / count;
+}
+
+// Appends a segment, or lengthens the last one when the new one simply continues it.
+void append(std::vector<Segment>& segments, const Segment& next) {
+  if (!segments.empty()) {
+    Segment& last = segments.back();
+    if (last.document == next.document && last.global_begin + last.length == next.global_begin &&
+        last.slot + last.length == next.slot) {
+      last.length += next.length;
+      return;
+    }
+  }
+  segments.push_back(next);
+}
+
+// Appends the tokens [begin, end) of the batch, cut at document borders, from row `slot` on.
+void append_chunk(std::vector<Segment>& segments, const std::vector<int64_t>& cu_seqlens,
+                  int64_t begin, int64_t end, int64_t slot) {
+  auto border = std::upper_bound(cu_seqlens.begin(), cu_seqlens.end(), begin);
+  while (begin < end) {
+    while (*border <= begin) ++border;  // passes over empty documents
+    const int64_t document = border - cu_seqlens.begin() - 1;
+    const int64_t length = std::min(end, *border) - begin;
+    append(segments, {.document = document,
+                      .position = begin - cu_seqlens[static_cast<size_t>(document)],
+                      .global_begin = begin,
+                      .length = length,
+                      .slot = slot});
+    begin += length;
+    slot += length;
+  }
+}
+
+void check_cu_seqlens(const std::vector<int64_t>& cu_seqlens) {
+  const char* const next = "pass the running total of the document lengths, starting with 0";
+  if (cu_seqlens.empty() || cu_seqlens[0] != 0)
+    throw Error(ErrorCode::kConfig, {.what = "cu_seqlens of a packed batch",
+                                     .expected = "0 as the first element",
+                                     .found = cu_seqlens.empty() ? std::string("no element")
+                                                                 : std::to_string(cu_seqlens[0]),
+                                     .next = next});
+  const auto fall = std::is_sorted_until(cu_seqlens.begin(), cu_seqlens.end());
+  if (fall != cu_seqlens.end())
+    throw Error(ErrorCode::kConfig, {.what = "cu_seqlens of a packed batch",
+                                     .expected = "elements that never fall",
+                                     .found = fmt::format("{} after {} at index {}", *fall,
+                                                          *(fall - 1), fall - cu_seqlens.begin()),
+                                     .next = next});
+}
+
+}  // namespace
+
+std::string_view layout_name(Layout layout) {
+  return layout == Layout::kZigzag ? "zigzag" : "contiguous";
+}
+
+SequencePlan SequencePlan::make(std::vector<int64_t> cu_seqlens, Layout layout, int num_ranks,
+                                int rank) {
+  check_cu_seqlens(cu_seqlens);
+  if (rank < 0 || rank >= num_ranks)
+    throw Error(ErrorCode::kConfig, {.what = "rank of a sequence plan",
+                                     .expected = "a rank in [0, number of ranks)",
+                                     .found = fmt::format("rank {} of {}", rank, num_ranks)});
+  SequencePlan plan;
+  plan.layout_ = layout;
+  plan.rank_ = rank;
+  plan.cu_seqlens_ = std::move(cu_seqlens);
+  plan.segments_.resize(static_cast<size_t>(num_ranks));
+  plan.num_tokens_.resize(static_cast<size_t>(num_ranks));
+
+  const int64_t total = plan.num_tokens();
+  const int64_t num_chunks = layout == Layout::kZigzag ? 2 * int64_t{num_ranks} : num_ranks;
+  for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
+    // The second half of a zigzag goes back from the last rank to the first.
+    const int64_t owner = chunk < num_ranks ? chunk : num_chunks - 1 - chunk;
+    const int64_t begin = chunk_begin(total, chunk, num_chunks);
+    const int64_t end = chunk_begin(total, chunk + 1, num_chunks);
+    int64_t& slot = plan.num_tokens_[static_cast<size_t>(owner)];
+    append_chunk(plan.segments_[static_cast<size_t>(owner)], plan.cu_seqlens_, begin, end, slot);
+    slot += end - begin;
+  }
+  return plan;
+}
+
+std::vector<Segment> SequencePlan::gathered_segments() const {
+  std::vector<Segment> shifted;
+  int64_t first_row = 0;
+  for (int peer = 0; peer < num_ranks(); ++peer) {
+    for (Segment segment : segments(peer)) {
+      segment.slot += first_row;
+      shifted.push_back(segment);
+    }
+    first_row += num_tokens(peer);
+  }
+  std::sort(shifted.begin(), shifted.end(),
+            [](const Segment& a, const Segment& b) { return a.global_begin < b.global_begin; });
+  std::vector<Segment> joined;
+  for (const Segment& segment : shifted) append(joined, segment);
+  return joined;
+}
+
+Tensor SequencePlan::positions(const Context& ctx) const {
+  Tensor positions_T = ctx.empty({num_local_tokens()}, DType::kI64);
+  int64_t* positions = positions_T.data<int64_t>();
+  for (const Segment& segment : local_segments())
+    for (int64_t i = 0; i < segment.length; ++i) positions[segment.slot + i] = segment.position + i;
+  return positions_T;
+}
+
+Tensor SequencePlan::shard(const Context& ctx, const Tensor& whole) const {
+  LONGSHIP_CHECK(whole.dim(0) == num_tokens(), "{} rows for a batch of {} tokens", whole.dim(0),
+                 num_tokens());
+  Shape shape = whole.shape();
+  shape[0] = num_local_tokens();
+  Tensor local = ctx.empty(std::move(shape), whole.dtype());
+  for (const Segment& segment : local_segments())
+    local.slice(0, segment.slot, segment.length)
+        .copy_from(whole.slice(0, segment.global_begin, segment.length));
+  return local;
+}
+
+Tensor SequencePlan::unshard(const Context& ctx, const Tensor& by_rank) const {
+  LONGSHIP_CHECK(by_rank.dim(0) == num_tokens(), "{} rows for a batch of {} tokens", by_rank.dim(0),
+                 num_tokens());
+  Tensor whole = ctx.empty(by_rank.shape(), by_rank.dtype());
+  for (const Segment& segment : gathered_segments())
+    whole.slice(0, segment.global_begin, segment.length)
+        .copy_from(by_rank.slice(0, segment.slot, segment.length));
+  return whole;
+}
+
+}  // namespace longship
