@@ -26,7 +26,9 @@ struct MaskPiece {
 };
 
 // The pieces of a block, sorted by (q_begin, k_position): a kernel that walks them in order adds
-// keys in ascending position. Query rows that no piece covers see nothing.
+// keys in ascending position. Pieces come from pairs of segments: the query ranges of two pieces
+// are the same or disjoint, and so are their key ranges; no rectangle comes twice. Query rows that
+// no piece covers see nothing.
 struct BlockMask {
   std::vector<MaskPiece> pieces;
   int64_t window = 0;  // keys a query sees, itself included; 0 = all

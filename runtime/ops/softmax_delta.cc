@@ -1,0 +1,55 @@
+#include "runtime/ops/softmax_delta.h"
+
+#include <array>
+
+#include "runtime/parallel_for.h"
+
+namespace longship {
+namespace {
+
+template <class O, class G>
+Accumulator<O> dot(const O* o, const G* grad, int64_t length) {
+  using A = Accumulator<O>;
+  constexpr int64_t kPartials = 16;  // independent sums, so that the loop vectorises
+  std::array<A, kPartials> partial{};
+  int64_t v = 0;
+  for (; v + kPartials <= length; v += kPartials)
+    for (int64_t i = 0; i < kPartials; ++i)
+      partial[static_cast<size_t>(i)] += static_cast<A>(o[v + i]) * static_cast<A>(grad[v + i]);
+  for (int64_t i = 0; v + i < length; ++i)
+    partial[static_cast<size_t>(i)] += static_cast<A>(o[v + i]) * static_cast<A>(grad[v + i]);
+  A sum = 0;
+  for (A value : partial) sum += value;
+  return sum;
+}
+
+}  // namespace
+
+Tensor softmax_delta(const Context& ctx, const Tensor& o_THV, const Tensor& do_THV) {
+  LONGSHIP_CHECK(o_THV.rank() == 3 && o_THV.shape() == do_THV.shape(), "o {} with do {}",
+                 shape_string(o_THV.shape()), shape_string(do_THV.shape()));
+  LONGSHIP_CHECK(o_THV.is_contiguous() && do_THV.is_contiguous(), "o and do must be contiguous");
+  const DType dtype = accumulator_dtype(o_THV.dtype());
+  LONGSHIP_CHECK(dtype == accumulator_dtype(do_THV.dtype()), "o is {}, do is {}",
+                 dtype_name(o_THV.dtype()), dtype_name(do_THV.dtype()));
+  const int64_t length = o_THV.dim(2);
+  Tensor delta_TH = ctx.empty({o_THV.dim(0), o_THV.dim(1)}, dtype);
+  dispatch_floating(o_THV.dtype(), [&](auto o_tag) {
+    dispatch_floating(do_THV.dtype(), [&](auto grad_tag) {
+      using O = decltype(o_tag);
+      using G = decltype(grad_tag);
+      if constexpr (std::is_same_v<Accumulator<O>, Accumulator<G>>) {
+        const O* o = o_THV.data<O>();
+        const G* grad = do_THV.data<G>();
+        auto* delta = delta_TH.data<Accumulator<O>>();
+        parallel_for(ctx, delta_TH.numel(), 256, [&](int64_t begin, int64_t end) {
+          for (int64_t row = begin; row < end; ++row)
+            delta[row] = dot(o + row * length, grad + row * length, length);
+        });
+      }
+    });
+  });
+  return delta_TH;
+}
+
+}  // namespace longship
