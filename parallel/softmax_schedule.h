@@ -31,4 +31,8 @@ class SoftmaxSchedule {
 std::unique_ptr<SoftmaxSchedule> make_ulysses(Group sp, const SoftmaxBlock& kernel);
 std::unique_ptr<SoftmaxSchedule> make_ring(Group sp, const SoftmaxBlock& kernel);
 
+// One rank that holds the whole plan: no communication. A plan over more ranks throws
+// Error(kInternal).
+std::unique_ptr<SoftmaxSchedule> make_local(const SoftmaxBlock& kernel);
+
 }  // namespace longship
