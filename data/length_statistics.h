@@ -1,0 +1,49 @@
+// LengthStatistics: how long the documents of a data set are, in tokens.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace longship {
+
+class LengthStatistics {
+ public:
+  LengthStatistics() = default;
+  // Document lengths in tokens, in any order.
+  explicit LengthStatistics(std::vector<int64_t> lengths);
+
+  int64_t num_documents() const { return static_cast<int64_t>(sorted_.size()); }
+  int64_t num_tokens() const { return num_tokens_; }
+
+  // The smallest length that at least `percent` % of the documents do not exceed; 0 when empty.
+  int64_t percentile(int percent) const;
+  int64_t max() const { return sorted_.empty() ? 0 : sorted_.back(); }
+
+  // Documents whose length is in [2^k, 2^(k+1)), and their tokens.
+  struct Bucket {
+    int64_t lower = 0;  // 2^k
+    int64_t num_documents = 0;
+    int64_t num_tokens = 0;
+  };
+  // From the shortest to the longest document, without gaps.
+  std::vector<Bucket> buckets() const;
+
+  // Of documents with more than `context` input tokens (length - 1): such documents are cut when
+  // they are packed.
+  struct Share {
+    double documents = 0;  // 0..1
+    double tokens = 0;
+  };
+  Share share_over(int64_t context) const;
+
+  // Percentiles and the histogram as lines for a terminal.
+  std::string text() const;
+
+ private:
+  std::vector<int64_t> sorted_;
+  int64_t num_tokens_ = 0;
+};
+
+}  // namespace longship
