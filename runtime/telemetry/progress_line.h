@@ -1,0 +1,21 @@
+// The line that a run prints for a step: fixed columns, easy to grep.
+#pragma once
+
+#include <string>
+
+#include "runtime/telemetry/step_metrics.h"
+
+namespace longship {
+
+// step   120/500  24.0% | loss 2.1134 | gnorm  0.81 | lr 2.9e-04 |  63.9k tok/s | mem  214 MB |
+// comm  6.1% | eta   3m12s            (one line, no line feed; memory is the peak)
+std::string progress_line(const StepMetrics& metrics);
+
+// Numbers of at most five characters with k, M, G or T: "63.9k", "512", "1.05M".
+std::string short_count(double value);
+// "214 MB", "1.5 GB", in powers of 1000.
+std::string short_bytes(int64_t bytes);
+// "12s", "3m12s", "8h40m", "2d03h"; "?" when not finite or negative.
+std::string short_duration(double seconds);
+
+}  // namespace longship

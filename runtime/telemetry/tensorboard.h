@@ -1,0 +1,29 @@
+// TensorBoard event files: TFRecord frames around the Event messages of event.proto.
+#pragma once
+
+#include <filesystem>
+#include <string_view>
+
+#include "runtime/io/file_descriptor.h"
+#include "runtime/telemetry/step_metrics.h"
+
+namespace longship {
+
+class TensorBoard {
+ public:
+  // Creates `directory` if missing and a new file `events.out.tfevents.<time>.<host>.<pid>.<n>` in
+  // it. TensorBoard then drops what older files hold for steps after `resumed_step`.
+  TensorBoard(const std::filesystem::path& directory, int64_t resumed_step);
+
+  // Each call is one durable-on-close write; a reader sees it at once.
+  void add_scalar(std::string_view tag, int64_t step, double value);
+  // Every field as "train/loss", "train/grad_norm", "system/tokens_per_s", ...
+  void append(const StepMetrics& metrics);
+
+  const std::filesystem::path& path() const { return file_.path(); }
+
+ private:
+  FileDescriptor file_;
+};
+
+}  // namespace longship
