@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Checks that clang-format leaves every C++ and CUDA source as it is. Versions of clang-format differ
+# in what they write, so exactly version 14 is used: the system's, or one from apt or PyPI.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/machine.sh"
+
+find_clang_format() {
+  local candidate
+  for candidate in clang-format-14 clang-format "$build_dir/tools/bin/clang-format"; do
+    if "$candidate" --version 2> /dev/null | grep -q 'version 14\.'; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+  return 1
+}
+
+get_clang_format() {
+  say "installing clang-format 14"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 \
+    install --no-install-recommends -y clang-format-14 > /dev/null 2>&1 && return
+  { [ -x "$build_dir/tools/bin/pip" ] || python3 -m venv "$build_dir/tools"; } &&
+    "$build_dir/tools/bin/pip" -q install clang-format==14.0.6
+}
+
+find_clang_format > /dev/null || get_clang_format ||
+  fail "clang-format 14 is needed and could not be installed from apt or PyPI"
+clang_format=$(find_clang_format)
+
+cd "$root"
+mapfile -t sources < <(find runtime parallel attention optim data launch tests examples \
+  -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' | sort)
+[ ${#sources[@]} -gt 0 ] || fail "found no sources in $root"
+"$clang_format" --dry-run -Werror "${sources[@]}" ||
+  fail "not formatted as .clang-format says; run clang-format -i (version 14) on the files above"
+say "clang-format: ${#sources[@]} files are formatted as .clang-format says"
