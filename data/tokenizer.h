@@ -27,6 +27,10 @@ class Tokenizer {
   virtual uint64_t hash() const = 0;
   // One line for people: "byte-level, 258 ids".
   virtual std::string description() const = 0;
+
+ protected:
+  // Throws Error(kCorrupt) naming the first id outside [0, vocab_size()).
+  void check_ids(std::span<const int32_t> tokens) const;
 };
 
 // Ids 0..255 are bytes, 256 is <bos>, 257 is <eos>. decode(encode(x)) == x for any bytes.
