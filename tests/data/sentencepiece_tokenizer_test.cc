@@ -48,7 +48,7 @@ TEST(SentencePiece, OffersVocabularySpecialIdsAndHashOfItsFile) {
   const auto other = make_tokenizer(
       folder.write("c.model", train_sentencepiece("--vocab_size=61 --model_type=bpe")));
   EXPECT_EQ(first->vocab_size(), 60);
-  EXPECT_LT(first->encode("the quick brown fox").size(), 10u);
+  EXPECT_LT(first->encode("the quick brown fox").size(), 19u);
   EXPECT_EQ(first->bos(), 1);
   EXPECT_EQ(first->eos(), 2);
   EXPECT_EQ(first->hash(), copy->hash());
