@@ -80,7 +80,7 @@ class Group {
   int rank() const;
   int size() const;
 
-  // Collective: ranks with the same color form a new group, ordered by (key, rank here). All
+  // Collective: ranks with the same color (>= 0) form a new group, ordered by (key, rank here). All
   // groups split from one parent share its CommStats.
   Group split(int color, int key) const;
 
@@ -89,24 +89,29 @@ class Group {
   Work exchange(std::string_view label, std::vector<P2P> batch) const;
 
   // Rows (dim 0) [sum of send_rows[<r], + send_rows[r]) of `send` go to rank r; the rows from rank
-  // r arrive at the matching place in `receive`.
+  // r arrive at the matching place in `receive`. Counts all rows but those kept.
   Work all_to_all(std::string_view label, const Tensor& send, std::span<const int64_t> send_rows,
                   const Tensor& receive, std::span<const int64_t> receive_rows) const;
 
   // `receive` is the concatenation along dim 0 of every rank's `send`; rows[r] = rows of rank r.
+  // Counts (size - 1) * bytes of `send`.
   Work all_gather(std::string_view label, const Tensor& send, const Tensor& receive,
                   std::span<const int64_t> rows) const;
 
   // Sums `send` (rows as in all_gather's receive) over ranks; rank r keeps its rows[r] rows in
-  // `receive`. fp32 or fp64.
+  // `receive`. fp32 or fp64. Counts the bytes of `send` less the rows kept.
   Work reduce_scatter(std::string_view label, const Tensor& send, const Tensor& receive,
                       std::span<const int64_t> rows) const;
 
-  // In place. Sum: fp32, fp64, i32, i64; max and min likewise.
+  // In place. Sum: fp32, fp64, i32, i64; max and min likewise (a NaN wins). With n bytes in all,
+  // counts (size - 1) * n up to 4 KiB. Beyond, with c bytes in this rank's chunk of elements
+  // [N r / size, N (r + 1) / size), counts (n - c) + (size - 1) * c: about 2 n (size - 1) / size.
   Work all_reduce(std::string_view label, const Tensor& tensor, ReduceOp op = ReduceOp::kSum) const;
 
+  // Counts (size - 1) * bytes at the root, nothing elsewhere.
   Work broadcast(std::string_view label, const Tensor& tensor, int root) const;
 
+  // Blocks until every rank is here.
   void barrier(std::string_view label) const;
 
   // Host values, blocking: for control flow (counts, flags), not for tensors.

@@ -1,11 +1,15 @@
-// The MPI backend of Group: start-up, the progress thread, and the world group.
+// The MPI backend of Group: start-up, shutdown, and the world group.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "parallel/group.h"
 
 namespace longship {
+
+class MpiEngine;
 
 // Owns MPI for the process. One thread makes every MPI call and drives transfers while the other
 // threads compute. Works without mpirun too, as a world of one rank.
@@ -13,27 +17,38 @@ class MpiRuntime {
  public:
   struct Options {
     double timeout_s = 600;  // deadline of Work::wait()
+    // Longer messages travel in pieces, as MPI counts have 31 bits.
+    int64_t max_message_bytes = int64_t{1} << 30;
   };
 
-  // Initialises MPI. At most one at a time.
-  MpiRuntime();
+  // Initialises MPI, once per process.
+  MpiRuntime() : MpiRuntime(Options{}) {}
   explicit MpiRuntime(Options options);
-  // Finalises MPI; all Groups must be gone.
+  // Finalises MPI, which waits for the other ranks; no Group may be used afterwards. When an
+  // exception is passing, the others may never come: MPI is left as it is, for abort_job().
   ~MpiRuntime();
   MpiRuntime(const MpiRuntime&) = delete;
   MpiRuntime& operator=(const MpiRuntime&) = delete;
 
-  Group world() const;
+  Group world() const { return Group(world_); }
   // Ranks on this host, for sharing its cores.
-  int local_size() const;
+  int local_size() const { return local_size_; }
 
   // Ends every rank of the job with this exit code; for a rank that failed while others wait.
   [[noreturn]] void abort(int exit_code) noexcept;
 
+  // This process's rank, while MPI is initialised and not finalised.
+  static std::optional<int> job_rank() noexcept;
+  // As abort(), for when an exception has passed the runtime. Returns if MPI is not initialised or
+  // already finalised.
+  static void abort_job(int exit_code) noexcept;
+
  private:
-  class Engine;
-  std::shared_ptr<Engine> engine_;
-  friend class MpiBackend;
+  std::shared_ptr<MpiEngine> engine_;
+  std::shared_ptr<Group::Backend> world_;
+  double timeout_s_;
+  int local_size_ = 1;
+  int exceptions_at_start_;
 };
 
 }  // namespace longship

@@ -1,0 +1,397 @@
+// Every operation of Group against values that each rank can compute by itself.
+// ranks: 1 2 3 4 8
+#include "parallel/group.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <thread>
+
+#include "parallel/mesh.h"
+#include "runtime/random.h"
+#include "tests/support/mpi_main.h"
+
+namespace longship {
+namespace {
+
+using testing::world;
+
+const std::shared_ptr<Memory> kMemory = std::make_shared<Memory>();
+
+// The value that every test gives to element i of what rank `from` has for rank `to`.
+int64_t mark(int from, int to, int64_t i) {
+  return (from * 31 + to * 7 + i) % 113;
+}
+
+template <class T>
+T as(int64_t value) {
+  return static_cast<T>(static_cast<float>(value));
+}
+
+template <class T>
+double as_double(T value) {
+  return static_cast<double>(static_cast<float>(value));
+}
+
+// Rows from rank a to rank b: uneven, and zero for some pairs.
+int64_t uneven_rows(int a, int b) {
+  return (a * 3 + b * 5) % 4;
+}
+
+template <class T>
+class GroupOfType : public ::testing::Test {};
+using AllTypes = ::testing::Types<float, bf16, double, int32_t, int64_t, uint8_t>;
+TYPED_TEST_SUITE(GroupOfType, AllTypes);
+
+TYPED_TEST(GroupOfType, AllToAllMovesUnevenRows) {
+  using T = TypeParam;
+  const Group group = world();
+  const int rank = group.rank(), size = group.size();
+  constexpr int64_t kWidth = 3;
+  std::vector<int64_t> send_rows, receive_rows;
+  for (int peer = 0; peer < size; ++peer) {
+    send_rows.push_back(uneven_rows(rank, peer));
+    receive_rows.push_back(uneven_rows(peer, rank));
+  }
+  auto total = [](const std::vector<int64_t>& rows) {
+    return std::accumulate(rows.begin(), rows.end(), int64_t{0});
+  };
+  const Tensor send = Tensor::empty(kMemory, {total(send_rows), kWidth}, DTypeOf<T>::value);
+  const Tensor receive = Tensor::empty(kMemory, {total(receive_rows), kWidth}, DTypeOf<T>::value);
+  T* out = send.data<T>();
+  for (int peer = 0; peer < size; ++peer)
+    for (int64_t i = 0; i < uneven_rows(rank, peer) * kWidth; ++i)
+      *out++ = as<T>(mark(rank, peer, i));
+  group.reset_stats();
+  group.all_to_all("test.a2a", send, send_rows, receive, receive_rows).wait();
+  const T* in = receive.data<T>();
+  for (int peer = 0; peer < size; ++peer)
+    for (int64_t i = 0; i < uneven_rows(peer, rank) * kWidth; ++i)
+      ASSERT_EQ(as_double(*in++), static_cast<double>(mark(peer, rank, i))) << "from " << peer;
+  const int64_t leaving = total(send_rows) - uneven_rows(rank, rank);
+  EXPECT_EQ(group.stats().sent_bytes("test.a2a"), leaving * kWidth * dtype_size(DTypeOf<T>::value));
+}
+
+TYPED_TEST(GroupOfType, AllGatherConcatenatesUnevenRows) {
+  using T = TypeParam;
+  const Group group = world();
+  const int rank = group.rank(), size = group.size();
+  std::vector<int64_t> rows;
+  for (int peer = 0; peer < size; ++peer) rows.push_back((peer * 5 + 2) % 3);  // 2 1 0 2 1 0 ...
+  const int64_t own = rows[static_cast<size_t>(rank)];
+  const Tensor send = Tensor::empty(kMemory, {own, 2}, DTypeOf<T>::value);
+  for (int64_t i = 0; i < own * 2; ++i) send.data<T>()[i] = as<T>(mark(rank, 0, i));
+  const int64_t total = std::accumulate(rows.begin(), rows.end(), int64_t{0});
+  const Tensor receive = Tensor::empty(kMemory, {total, 2}, DTypeOf<T>::value);
+  group.reset_stats();
+  group.all_gather("test.gather", send, receive, rows).wait();
+  const T* in = receive.data<T>();
+  for (int peer = 0; peer < size; ++peer)
+    for (int64_t i = 0; i < rows[static_cast<size_t>(peer)] * 2; ++i)
+      ASSERT_EQ(as_double(*in++), static_cast<double>(mark(peer, 0, i))) << "from " << peer;
+  EXPECT_EQ(group.stats().sent_bytes("test.gather"), (size - 1) * send.num_bytes());
+}
+
+TYPED_TEST(GroupOfType, BroadcastReachesEveryRankFromEveryRoot) {
+  using T = TypeParam;
+  const Group group = world();
+  for (int root = 0; root < group.size(); ++root) {
+    const Tensor tensor = Tensor::empty(kMemory, {5}, DTypeOf<T>::value);
+    for (int64_t i = 0; i < 5; ++i) tensor.data<T>()[i] = as<T>(mark(group.rank(), root, i));
+    group.reset_stats();
+    group.broadcast("test.broadcast", tensor, root).wait();
+    for (int64_t i = 0; i < 5; ++i)
+      ASSERT_EQ(as_double(tensor.data<T>()[i]), static_cast<double>(mark(root, root, i)));
+    EXPECT_EQ(group.stats().sent_bytes("test.broadcast"),
+              group.rank() == root ? (group.size() - 1) * tensor.num_bytes() : 0);
+  }
+}
+
+TYPED_TEST(GroupOfType, ExchangeShiftsAroundTheRing) {
+  using T = TypeParam;
+  const Group group = world();
+  const int rank = group.rank(), size = group.size();
+  const int next = (rank + 1) % size, previous = (rank + size - 1) % size;
+  const Tensor first = Tensor::empty(kMemory, {4}, DTypeOf<T>::value);
+  const Tensor second = Tensor::empty(kMemory, {2}, DTypeOf<T>::value);
+  for (int64_t i = 0; i < 4; ++i) first.data<T>()[i] = as<T>(mark(rank, next, i));
+  for (int64_t i = 0; i < 2; ++i) second.data<T>()[i] = as<T>(mark(rank, next, i + 4));
+  const Tensor from_first = Tensor::empty(kMemory, {4}, DTypeOf<T>::value);
+  const Tensor from_second = Tensor::empty(kMemory, {2}, DTypeOf<T>::value);
+  const Tensor nothing = Tensor::empty(kMemory, {0}, DTypeOf<T>::value);
+  group
+      .exchange("test.shift",
+                {P2P::send(next, first), P2P::send(next, second),
+                 P2P::receive(previous, from_first), P2P::send(next, nothing),
+                 P2P::receive(previous, from_second), P2P::receive(previous, nothing)})
+      .wait();
+  for (int64_t i = 0; i < 4; ++i)
+    ASSERT_EQ(as_double(from_first.data<T>()[i]), static_cast<double>(mark(previous, rank, i)));
+  for (int64_t i = 0; i < 2; ++i)
+    ASSERT_EQ(as_double(from_second.data<T>()[i]),
+              static_cast<double>(mark(previous, rank, i + 4)));
+}
+
+template <class T>
+class GroupOfSummable : public ::testing::Test {};
+using SummableTypes = ::testing::Types<float, double, int32_t, int64_t>;
+TYPED_TEST_SUITE(GroupOfSummable, SummableTypes);
+
+// Small and large sizes take different paths; 1027 * 8 bytes and more are large, 5 elements leave
+// ranks of a group of 8 without a chunk.
+TYPED_TEST(GroupOfSummable, AllReduceSumsAndFindsExtremes) {
+  using T = TypeParam;
+  const Group group = world();
+  const int size = group.size();
+  for (int64_t count : {0, 1, 5, 1027, 40009}) {
+    for (ReduceOp op : {ReduceOp::kSum, ReduceOp::kMax, ReduceOp::kMin}) {
+      const Tensor tensor = Tensor::empty(kMemory, {count}, DTypeOf<T>::value);
+      for (int64_t i = 0; i < count; ++i)
+        tensor.data<T>()[i] = as<T>(mark(group.rank(), 1, i) - 50);
+      group.all_reduce("test.reduce", tensor, op).wait();
+      for (int64_t i = 0; i < count; ++i) {
+        int64_t expected = mark(0, 1, i) - 50;
+        for (int peer = 1; peer < size; ++peer) {
+          const int64_t value = mark(peer, 1, i) - 50;
+          expected = op == ReduceOp::kSum   ? expected + value
+                     : op == ReduceOp::kMax ? std::max(expected, value)
+                                            : std::min(expected, value);
+        }
+        ASSERT_EQ(tensor.data<T>()[i], as<T>(expected)) << "element " << i << " of " << count;
+      }
+    }
+  }
+}
+
+TEST(Group, ReduceScatterSumsUnevenRowsInRankOrder) {
+  const Group group = world();
+  const int rank = group.rank(), size = group.size();
+  std::vector<int64_t> rows;
+  for (int peer = 0; peer < size; ++peer) rows.push_back((peer + 1) % 3 * 7);
+  const int64_t total = std::accumulate(rows.begin(), rows.end(), int64_t{0});
+  auto value = [](int from, int64_t i) {
+    return static_cast<float>(normal(5, static_cast<uint64_t>(from), static_cast<uint64_t>(i)));
+  };
+  const Tensor send = Tensor::empty(kMemory, {total, 3}, DType::kF32);
+  for (int64_t i = 0; i < total * 3; ++i) send.data<float>()[i] = value(rank, i);
+  const int64_t own = rows[static_cast<size_t>(rank)];
+  const Tensor receive = Tensor::empty(kMemory, {own, 3}, DType::kF32);
+  group.reset_stats();
+  group.reduce_scatter("test.rs", send, receive, rows).wait();
+  const int64_t begin = std::accumulate(rows.begin(), rows.begin() + rank, int64_t{0}) * 3;
+  for (int64_t i = 0; i < own * 3; ++i) {
+    float expected = value(0, begin + i);
+    for (int peer = 1; peer < size; ++peer) expected += value(peer, begin + i);
+    ASSERT_EQ(receive.data<float>()[i], expected) << "element " << i;
+  }
+  EXPECT_EQ(group.stats().sent_bytes("test.rs"), (total - own) * 3 * 4);
+}
+
+TEST(Group, AllReduceGivesEveryRankTheBitsOfTheSumInRankOrder) {
+  const Group group = world();
+  for (int64_t count : {int64_t{100}, int64_t{5003}}) {
+    auto value = [&](int from, int64_t i) {
+      return static_cast<float>(normal(9, static_cast<uint64_t>(from), static_cast<uint64_t>(i)));
+    };
+    const Tensor tensor = Tensor::empty(kMemory, {count}, DType::kF32);
+    for (int64_t i = 0; i < count; ++i) tensor.data<float>()[i] = value(group.rank(), i);
+    group.all_reduce("test.bits", tensor).wait();
+    for (int64_t i = 0; i < count; ++i) {
+      float expected = value(0, i);
+      for (int peer = 1; peer < group.size(); ++peer) expected += value(peer, i);
+      ASSERT_EQ(tensor.data<float>()[i], expected) << "element " << i << " of " << count;
+    }
+    const std::string bits(reinterpret_cast<const char*>(tensor.raw()),
+                           static_cast<size_t>(tensor.num_bytes()));
+    for (const std::string& other : group.all_gather_bytes("test.compare", bits))
+      ASSERT_EQ(std::memcmp(bits.data(), other.data(), bits.size()), 0);
+  }
+}
+
+TEST(Group, AllReduceCountsBytesByItsFormula) {
+  const Group group = world();
+  const int64_t size = group.size(), rank = group.rank();
+  for (int64_t count : {int64_t{1024}, int64_t{1025}, int64_t{100003}}) {
+    const Tensor tensor = Tensor::zeros(kMemory, {count}, DType::kF32);
+    group.reset_stats();
+    group.all_reduce("test.bytes", tensor).wait();
+    const int64_t chunk = count * (rank + 1) / size - count * rank / size;
+    const int64_t expected =
+        count <= 1024 ? (size - 1) * count * 4 : ((count - chunk) + (size - 1) * chunk) * 4;
+    EXPECT_EQ(group.stats().sent_bytes("test.bytes"), expected) << count;
+    EXPECT_EQ(group.stats().by_label.at("test.bytes").num_calls, 1);
+    EXPECT_EQ(group.stats().total_sent_bytes(), expected);
+  }
+}
+
+TEST(Group, ExtremesKeepNaN) {
+  const Group group = world();
+  const double mine = group.rank() == group.size() / 2 ? std::nan("") : group.rank();
+  EXPECT_TRUE(std::isnan(group.all_reduce_value("test.nan", mine, ReduceOp::kMax)));
+  EXPECT_TRUE(std::isnan(group.all_reduce_value("test.nan", mine, ReduceOp::kMin)));
+}
+
+TEST(Group, ValuesAndBytesReachEveryRank) {
+  const Group group = world();
+  const int64_t size = group.size();
+  EXPECT_EQ(group.all_reduce_value("test.value", int64_t{group.rank()} + 1, ReduceOp::kSum),
+            size * (size + 1) / 2);
+  EXPECT_EQ(group.all_reduce_value("test.value", 0.5 * group.rank(), ReduceOp::kMax),
+            0.5 * static_cast<double>(size - 1));
+  auto text = [](int rank) { return std::string(static_cast<size_t>(rank % 3 * 100), 'a' + rank); };
+  const auto all = group.all_gather_bytes("test.text", text(group.rank()));
+  ASSERT_EQ(std::ssize(all), size);
+  for (int peer = 0; peer < size; ++peer) EXPECT_EQ(all[static_cast<size_t>(peer)], text(peer));
+}
+
+// Operations of two groups are issued in one order and waited for in the reverse one, so matching
+// by arrival would mix them up.
+TEST(Group, ManyOperationsOfTwoGroupsAreInFlightAtOnce) {
+  const Group group = world();
+  const Group mirror = group.split(0, -group.rank());  // the same ranks, in reverse order
+  const int size = group.size();
+  ASSERT_EQ(mirror.rank(), size - 1 - group.rank());
+  struct Case {
+    Group group;
+    Tensor tensor;
+    Work work;
+    int64_t id;
+  };
+  std::vector<Case> cases;
+  for (int64_t id = 0; id < 60; ++id) {
+    const Group& used = id % 3 == 0 ? mirror : group;
+    const int64_t count = id % 4 == 0 ? 3000 + id : 10 + id;
+    Tensor tensor = Tensor::empty(kMemory, {count}, DType::kI64);
+    std::fill_n(tensor.data<int64_t>(), count, id * 1000 + used.rank());
+    Work work = id % 2 == 0 ? used.all_reduce("test.many", tensor)
+                            : used.broadcast("test.many", tensor, static_cast<int>(id % size));
+    cases.push_back({used, std::move(tensor), std::move(work), id});
+  }
+  while (!cases.empty()) {
+    Case& last = cases.back();
+    last.work.wait();
+    EXPECT_TRUE(last.work.done());
+    const int64_t expected = last.id % 2 == 0
+                                 ? size * last.id * 1000 + int64_t{size} * (size - 1) / 2
+                                 : last.id * 1000 + last.id % size;
+    for (int64_t i = 0; i < last.tensor.numel(); ++i)
+      ASSERT_EQ(last.tensor.data<int64_t>()[i], expected) << "operation " << last.id;
+    cases.pop_back();
+  }
+}
+
+TEST(Group, SplitWhileAnOlderOperationIsWaitedForElsewhere) {
+  const Group group = world();
+  const Tensor tensor = Tensor::zeros(kMemory, {200000}, DType::kF32);
+  Work work = group.all_reduce("test.before_split", tensor);
+  if (group.rank() % 2 == 0) work.wait();
+  const Group half = group.split(group.rank() % 2, 0);
+  work.wait();
+  EXPECT_EQ(half.size(), (group.size() + 1 - group.rank() % 2) / 2);
+}
+
+TEST(Mesh, NeighboursShareASequence) {
+  const Group group = world();
+  for (int num_sp = 1; num_sp <= group.size(); ++num_sp) {
+    if (group.size() % num_sp != 0) {
+      EXPECT_THROW(Mesh::make(group, group.size() / num_sp, num_sp), Error);
+      continue;
+    }
+    const Mesh mesh = Mesh::make(group, group.size() / num_sp, num_sp);
+    EXPECT_EQ(mesh.sp.size(), num_sp);
+    EXPECT_EQ(mesh.dp.size(), group.size() / num_sp);
+    EXPECT_EQ(group.rank(), mesh.dp.rank() * num_sp + mesh.sp.rank());
+    const int64_t sp_sum =
+        mesh.sp.all_reduce_value("test.sp", int64_t{group.rank()}, ReduceOp::kSum);
+    EXPECT_EQ(sp_sum, int64_t{mesh.dp.rank()} * num_sp * num_sp + num_sp * (num_sp - 1) / 2);
+    const int64_t dp_sum =
+        mesh.dp.all_reduce_value("test.dp", int64_t{group.rank()}, ReduceOp::kSum);
+    const int64_t num_dp = mesh.dp.size();
+    EXPECT_EQ(dp_sum, num_dp * mesh.sp.rank() + num_sp * num_dp * (num_dp - 1) / 2);
+  }
+}
+
+TEST(Mesh, RefusesAxesBelowOne) {
+  EXPECT_THROW(Mesh::make(world(), 0, world().size()), Error);
+  EXPECT_THROW(Mesh::make(world(), -1, -world().size()), Error);
+}
+
+TEST(Group, ChildrenShareTheCountersOfTheirParent) {
+  const Group group = world();
+  const Group child = group.split(0, group.rank());
+  group.reset_stats();
+  child.all_reduce_value("test.child", int64_t{1}, ReduceOp::kSum);
+  EXPECT_EQ(group.stats().sent_bytes("test.child"), (group.size() - 1) * 8);
+}
+
+TEST(Group, TransfersWhileTheCallerComputes) {
+  const Group group = world();
+  if (group.size() > 2) GTEST_SKIP() << "needs a core for every rank";
+  const int peer = (group.rank() + 1) % group.size();
+  const Tensor send = Tensor::zeros(kMemory, {64 << 20}, DType::kU8);
+  const Tensor receive = Tensor::zeros(kMemory, {64 << 20}, DType::kU8);
+  group.barrier("test.start");
+  group.reset_stats();
+  Work work = group.exchange("test.overlap", {P2P::send(peer, send), P2P::receive(peer, receive)});
+  const auto begin = std::chrono::steady_clock::now();
+  volatile double sink = 0;
+  while (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(400))
+    sink = sink + 1.0;
+  EXPECT_TRUE(work.done());
+  work.wait();
+  EXPECT_LT(group.stats().wait_s, 0.01);
+}
+
+TEST(Group, RefusesTensorsThatDoNotFit) {
+  const Group group = world();
+  const auto size = static_cast<size_t>(group.size());
+  const Tensor matrix = Tensor::zeros(kMemory, {4, 6}, DType::kF32);
+  EXPECT_THROW(group.all_reduce("bad", matrix.transpose(0, 1)), Error);
+  EXPECT_THROW(group.all_reduce("bad", Tensor()), Error);
+  EXPECT_THROW(group.all_reduce("bad", Tensor::zeros(kMemory, {4}, DType::kBF16)), Error);
+  EXPECT_THROW(group.broadcast("bad", matrix, group.size()), Error);
+  EXPECT_THROW(group.exchange("bad", {P2P::send(-1, matrix)}), Error);
+  EXPECT_THROW(group.exchange("bad", {P2P::send(group.rank(), matrix)}), Error);
+  EXPECT_THROW(group.split(-1, 0), Error);
+  const std::vector<int64_t> rows(size, 1), more(size + 1, 1), negative(size, -1);
+  const Tensor row = Tensor::zeros(kMemory, {1, 6}, DType::kF32);
+  const Tensor all = Tensor::zeros(kMemory, {group.size(), 6}, DType::kF32);
+  const Tensor narrow = Tensor::zeros(kMemory, {group.size(), 5}, DType::kF32);
+  EXPECT_THROW(group.all_gather("bad", row, all, more), Error);
+  EXPECT_THROW(group.all_gather("bad", row, narrow, rows), Error);
+  EXPECT_THROW(group.all_gather("bad", row.slice(0, 0, 0), all, rows), Error);
+  EXPECT_THROW(group.all_to_all("bad", all, negative, all, rows), Error);
+  EXPECT_THROW(group.reduce_scatter("bad", all, all, std::vector<int64_t>(size, 2)), Error);
+}
+
+TEST(Group, ReportsMessagesOfUnexpectedLength) {
+  const Group group = world();
+  if (group.size() < 2) GTEST_SKIP() << "needs a peer";
+  const int peer = group.rank() ^ 1;
+  if (peer >= group.size()) {
+    group.exchange("test.length", {});
+    group.exchange("test.length", {});
+    return;
+  }
+  const Tensor small = Tensor::zeros(kMemory, {10}, DType::kF32);
+  const Tensor large = Tensor::zeros(kMemory, {11}, DType::kF32);
+  for (const auto& [sent, received] : {std::pair(small, large), std::pair(large, small)}) {
+    Work work =
+        group.exchange("test.length", {P2P::send(peer, sent), P2P::receive(peer, received)});
+    try {
+      work.wait();
+      FAIL() << "a message of " << sent.numel() << " elements passed as " << received.numel();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInternal);
+      EXPECT_NE(std::string(error.what()).find("test.length"), std::string::npos) << error.what();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace longship
+
+LONGSHIP_MPI_TEST_MAIN()
