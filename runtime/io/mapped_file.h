@@ -8,6 +8,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "runtime/io/file_descriptor.h"
+
 namespace longship {
 
 class MappedFile {
@@ -21,9 +23,13 @@ class MappedFile {
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
 
-  const std::filesystem::path& path() const { return path_; }
-  int64_t size() const { return size_; }
-  std::span<const std::byte> bytes() const { return {data_, static_cast<size_t>(size_)}; }
+  const std::filesystem::path& path() const { return file_.path(); }
+  int64_t size() const { return opened_.size; }
+  std::span<const std::byte> bytes() const { return {data_, static_cast<size_t>(size())}; }
+
+  // Throws Error(kCorrupt) when the file was written to or cut off since open(): the mapping would
+  // show other bytes, or reading it would kill the process (SIGBUS). Costs one fstat.
+  void check_unchanged() const;
 
   // Bytes [offset, offset + length). A range that is negative, overflows or leaves the file throws
   // Error(kCorrupt) naming the path, `what` ("document index") and the range.
@@ -42,9 +48,17 @@ class MappedFile {
                                  std::string_view what) const;
   void unmap() noexcept;
 
-  std::filesystem::path path_;
+  // When and how large the file was last written, from fstat.
+  struct State {
+    int64_t size = 0;
+    int64_t modified_ns = 0;
+    bool operator==(const State&) const = default;
+  };
+  State state() const;
+
+  FileDescriptor file_;
+  State opened_;
   const std::byte* data_ = nullptr;
-  int64_t size_ = 0;
 };
 
 }  // namespace longship
