@@ -1,0 +1,46 @@
+#include "runtime/ops/add.h"
+
+#include "runtime/parallel_for.h"
+
+namespace longship {
+namespace {
+
+struct AddNode final : Node {
+  const char* name() const override { return "add"; }
+
+  void backward(Context& ctx) override {
+    const Tensor dy = grad_output(ctx);
+    if (input(0)) input(0)->add(ctx, dy);
+    if (input(1)) input(1)->add(ctx, dy);
+  }
+
+  void visit_saved(const SavedVisitor&) override {}
+};
+
+}  // namespace
+
+Variable add(Context& ctx, const Variable& a, const Variable& b) {
+  LONGSHIP_CHECK(a.shape() == b.shape() && a.dtype() == b.dtype(), "add of {} {} and {} {}",
+                 dtype_name(a.dtype()), shape_string(a.shape()), dtype_name(b.dtype()),
+                 shape_string(b.shape()));
+  const Tensor left = a.value().contiguous();
+  const Tensor right = b.value().contiguous();
+  const Tensor y = ctx.empty(a.shape(), a.dtype());
+  dispatch_floating(a.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    using A = Accumulator<T>;
+    const T* p = left.data<T>();
+    const T* q = right.data<T>();
+    T* out = y.data<T>();
+    parallel_for(ctx, y.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i)
+        out[i] = static_cast<T>(static_cast<A>(p[i]) + static_cast<A>(q[i]));
+    });
+  });
+  std::unique_ptr<Node> node;
+  if (is_recording(ctx, {&a, &b})) node = std::make_unique<AddNode>();
+  return record(ctx, "add", y, std::move(node), {&a, &b});
+}
+
+}  // namespace longship
