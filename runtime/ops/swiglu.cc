@@ -1,0 +1,103 @@
+#include "runtime/ops/swiglu.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "runtime/parallel_for.h"
+#include "runtime/vector_exp.h"
+
+namespace longship {
+namespace {
+
+template <class A>
+inline A sigmoid(A x) {
+  const A e = vector_exp(-std::abs(x));
+  return (x >= 0 ? A{1} : e) / (1 + e);
+}
+
+// Calls row(first element) for every row, so that an element's place in the inner loop, and with
+// it its bits, depends on its feature only and not on tokens or threads.
+template <class F>
+void for_each_row(const Context& ctx, const Tensor& tensor, int64_t num_features, F&& row) {
+  if (num_features == 0) return;
+  const int64_t grain = std::max<int64_t>(1, (1 << 13) / num_features);
+  parallel_for(ctx, tensor.numel() / num_features, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) row(t * num_features);
+  });
+}
+
+struct SwigluNode final : Node {
+  struct Saved {
+    Tensor gate_TF, up_TF;
+  } saved;
+
+  const char* name() const override { return "swiglu"; }
+
+  void backward(Context& ctx) override {
+    const Tensor dy_TF = grad_output(ctx).contiguous();
+    const Tensor dgate_TF = ctx.empty(dy_TF.shape(), dy_TF.dtype());
+    const Tensor dup_TF = ctx.empty(dy_TF.shape(), dy_TF.dtype());
+    const int64_t F = dy_TF.dim(-1);
+    dispatch_floating(dy_TF.dtype(), [&](auto tag) {
+      using T = decltype(tag);
+      using A = Accumulator<T>;
+      for_each_row(ctx, dy_TF, F, [&](int64_t first) {
+        const T* gate = saved.gate_TF.data<T>() + first;
+        const T* up = saved.up_TF.data<T>() + first;
+        const T* dy = dy_TF.data<T>() + first;
+        T* dgate = dgate_TF.data<T>() + first;
+        T* dup = dup_TF.data<T>() + first;
+#pragma omp simd
+        for (int64_t f = 0; f < F; ++f) {
+          const A g = static_cast<A>(gate[f]);
+          const A d = static_cast<A>(dy[f]);
+          const A s = sigmoid(g);
+          dgate[f] = static_cast<T>(d * static_cast<A>(up[f]) * s * (1 + g * (1 - s)));
+          dup[f] = static_cast<T>(d * g * s);
+        }
+      });
+    });
+    if (input(0)) input(0)->add(ctx, dgate_TF);
+    if (input(1)) input(1)->add(ctx, dup_TF);
+  }
+
+  void visit_saved(const SavedVisitor& visit) override {
+    visit("gate_TF", saved.gate_TF);
+    visit("up_TF", saved.up_TF);
+  }
+};
+
+}  // namespace
+
+Variable swiglu(Context& ctx, const Variable& gate_TF, const Variable& up_TF) {
+  LONGSHIP_CHECK(gate_TF.shape() == up_TF.shape() && gate_TF.dtype() == up_TF.dtype(),
+                 "swiglu of {} {} and {} {}", dtype_name(gate_TF.dtype()),
+                 shape_string(gate_TF.shape()), dtype_name(up_TF.dtype()),
+                 shape_string(up_TF.shape()));
+  const Tensor gate = gate_TF.value().contiguous();
+  const Tensor up = up_TF.value().contiguous();
+  const Tensor y_TF = ctx.empty(gate.shape(), gate.dtype());
+  const int64_t F = gate.dim(-1);
+  dispatch_floating(gate.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    using A = Accumulator<T>;
+    for_each_row(ctx, y_TF, F, [&](int64_t first) {
+      const T* g = gate.data<T>() + first;
+      const T* u = up.data<T>() + first;
+      T* y = y_TF.data<T>() + first;
+#pragma omp simd
+      for (int64_t f = 0; f < F; ++f) {
+        const A x = static_cast<A>(g[f]);
+        y[f] = static_cast<T>(x * sigmoid(x) * static_cast<A>(u[f]));
+      }
+    });
+  });
+  std::unique_ptr<SwigluNode> node;
+  if (is_recording(ctx, {&gate_TF, &up_TF})) {
+    node = std::make_unique<SwigluNode>();
+    node->saved = {gate, up};
+  }
+  return record(ctx, "swiglu", y_TF, std::move(node), {&gate_TF, &up_TF});
+}
+
+}  // namespace longship
