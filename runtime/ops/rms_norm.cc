@@ -1,0 +1,153 @@
+// R rows (tokens, or tokens x heads), D normed features.
+#include "runtime/ops/rms_norm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "runtime/parallel_for.h"
+
+namespace longship {
+namespace {
+
+// The weight gradient sums over all rows: groups of rows in the accumulator type, groups into fp64
+// blocks, blocks in ascending order. The blocks depend on the number of rows only.
+constexpr int64_t kGroupRows = 128;
+constexpr int64_t kMaxBlocks = 256;
+
+int64_t num_rows(const Tensor& x) {
+  return x.numel() / x.dim(-1);
+}
+
+// dx of one row, written to `dx`:  rstd * (w dy - xhat * mean(w dy xhat)),  xhat = x rstd.
+template <class T, class A>
+void input_gradient_row(int64_t D, const T* x, const T* weight, const T* dy, A rstd, T* dx) {
+  A dot = 0;
+#pragma omp simd reduction(+ : dot)
+  for (int64_t d = 0; d < D; ++d)
+    dot += static_cast<A>(dy[d]) * static_cast<A>(weight[d]) * static_cast<A>(x[d]);
+  const A c = dot * rstd * rstd / static_cast<A>(D);
+#pragma omp simd
+  for (int64_t d = 0; d < D; ++d)
+    dx[d] = static_cast<T>(
+        rstd * (static_cast<A>(dy[d]) * static_cast<A>(weight[d]) - c * static_cast<A>(x[d])));
+}
+
+struct RmsNormNode final : Node {
+  struct Saved {
+    Tensor x_RD, weight_D, rstd_R;
+  } saved;
+
+  const char* name() const override { return "rms_norm"; }
+
+  void backward(Context& ctx) override {
+    const Tensor dy_RD = grad_output(ctx).contiguous();
+    dispatch_floating(dy_RD.dtype(), [&](auto tag) {
+      if (input(0)) input(0)->add(ctx, input_gradient<decltype(tag)>(ctx, dy_RD));
+      if (input(1)) input(1)->add(ctx, weight_gradient<decltype(tag)>(ctx, dy_RD));
+    });
+  }
+
+  void visit_saved(const SavedVisitor& visit) override {
+    visit("x_RD", saved.x_RD);
+    visit("weight_D", saved.weight_D);
+    visit("rstd_R", saved.rstd_R);
+  }
+
+ private:
+  template <class T>
+  Tensor input_gradient(Context& ctx, const Tensor& dy_RD) const {
+    using A = Accumulator<T>;
+    const int64_t D = dy_RD.dim(-1);
+    const Tensor dx_RD = ctx.empty(dy_RD.shape(), dy_RD.dtype());
+    const T* x = saved.x_RD.data<T>();
+    const T* weight = saved.weight_D.data<T>();
+    const A* rstd = saved.rstd_R.data<A>();
+    const T* dy = dy_RD.data<T>();
+    T* dx = dx_RD.data<T>();
+    const int64_t grain = std::max<int64_t>(1, (1 << 13) / D);
+    parallel_for(ctx, num_rows(dy_RD), grain, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        input_gradient_row(D, x + r * D, weight, dy + r * D, rstd[r], dx + r * D);
+    });
+    return dx_RD;
+  }
+
+  template <class T>
+  Tensor weight_gradient(Context& ctx, const Tensor& dy_RD) const {
+    using A = Accumulator<T>;
+    const int64_t D = dy_RD.dim(-1);
+    const int64_t R = num_rows(dy_RD);
+    const int64_t num_blocks = std::min(kMaxBlocks, (R + kGroupRows - 1) / kGroupRows);
+    const Tensor blocks_BD = ctx.zeros({num_blocks, D}, DType::kF64);
+    const T* x = saved.x_RD.data<T>();
+    const A* rstd = saved.rstd_R.data<A>();
+    const T* dy = dy_RD.data<T>();
+    parallel_for(ctx, num_blocks, 1, [&](int64_t block_begin, int64_t block_end) {
+      std::vector<A> group(static_cast<size_t>(D));
+      A* sum = group.data();
+      for (int64_t b = block_begin; b < block_end; ++b) {
+        double* block = blocks_BD.data<double>() + b * D;
+        const int64_t end = R * (b + 1) / num_blocks;
+        for (int64_t first = R * b / num_blocks; first < end; first += kGroupRows) {
+          std::fill(group.begin(), group.end(), A{0});
+          for (int64_t r = first; r < std::min(first + kGroupRows, end); ++r) {
+            const A scale = rstd[r];
+            const T* x_row = x + r * D;
+            const T* dy_row = dy + r * D;
+#pragma omp simd
+            for (int64_t d = 0; d < D; ++d)
+              sum[d] += static_cast<A>(dy_row[d]) * (static_cast<A>(x_row[d]) * scale);
+          }
+          for (int64_t d = 0; d < D; ++d) block[d] += static_cast<double>(sum[d]);
+        }
+      }
+    });
+    const Tensor total_D = ctx.zeros({D}, DType::kF64);
+    double* total = total_D.data<double>();
+    for (int64_t b = 0; b < num_blocks; ++b)
+      for (int64_t d = 0; d < D; ++d) total[d] += blocks_BD.data<double>()[b * D + d];
+    return total_D;
+  }
+};
+
+}  // namespace
+
+Variable rms_norm(Context& ctx, const Variable& x, const Variable& weight, double eps) {
+  const int64_t D = x.dim(-1);
+  LONGSHIP_CHECK(D > 0 && weight.shape() == Shape{D} && weight.dtype() == x.dtype(),
+                 "rms_norm of {} {} with weight {} {}", dtype_name(x.dtype()),
+                 shape_string(x.shape()), dtype_name(weight.dtype()), shape_string(weight.shape()));
+  const Tensor x_RD = x.value().contiguous();
+  const Tensor weight_D = weight.value().contiguous();
+  const Tensor y_RD = ctx.empty(x.shape(), x.dtype());
+  const Tensor rstd_R = ctx.empty({num_rows(x_RD)}, accumulator_dtype(x.dtype()));
+  dispatch_floating(x.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    using A = Accumulator<T>;
+    const T* w = weight_D.data<T>();
+    const int64_t grain = std::max<int64_t>(1, (1 << 13) / D);
+    parallel_for(ctx, num_rows(x_RD), grain, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const T* in = x_RD.data<T>() + r * D;
+        T* out = y_RD.data<T>() + r * D;
+        A square = 0;
+#pragma omp simd reduction(+ : square)
+        for (int64_t d = 0; d < D; ++d) square += static_cast<A>(in[d]) * static_cast<A>(in[d]);
+        const A rstd = 1 / std::sqrt(square / static_cast<A>(D) + static_cast<A>(eps));
+        rstd_R.data<A>()[r] = rstd;
+#pragma omp simd
+        for (int64_t d = 0; d < D; ++d)
+          out[d] = static_cast<T>(static_cast<A>(in[d]) * rstd * static_cast<A>(w[d]));
+      }
+    });
+  });
+  std::unique_ptr<RmsNormNode> node;
+  if (is_recording(ctx, {&x, &weight})) {
+    node = std::make_unique<RmsNormNode>();
+    node->saved = {x_RD, weight_D, rstd_R};
+  }
+  return record(ctx, "rms_norm", y_RD, std::move(node), {&x, &weight});
+}
+
+}  // namespace longship
