@@ -1,0 +1,139 @@
+// T tokens, H heads, D head size, R rotated features (cos_TR and sin_TR hold R/2 pairs).
+#include "runtime/ops/rope.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "runtime/parallel_for.h"
+
+namespace longship {
+namespace {
+
+// A frequency in turns per position as an unevaluated sum of two doubles, so that multiplying it
+// by a position of up to 2^53 leaves an exact fraction of a turn.
+struct Frequency {
+  double high;
+  double low;
+};
+
+std::vector<Frequency> frequencies(int64_t rotary_dim, double theta) {
+  std::vector<Frequency> result;
+  for (int64_t i = 0; i < rotary_dim / 2; ++i) {
+    const long double exponent = -2.0L * static_cast<long double>(i) / rotary_dim;
+    const long double turns = std::pow(static_cast<long double>(theta), exponent) /
+                              (2.0L * std::numbers::pi_v<long double>);
+    const double high = static_cast<double>(turns);
+    result.push_back({high, static_cast<double>(turns - high)});
+  }
+  return result;
+}
+
+// position * frequency, reduced to [-pi, pi].
+double angle(double position, const Frequency& frequency) {
+  const double product = position * frequency.high;
+  const double rounding = std::fma(position, frequency.high, -product);
+  const double turns = (product - std::nearbyint(product)) + (rounding + position * frequency.low);
+  return 2.0 * std::numbers::pi * turns;
+}
+
+// Turns every pair by direction * angle; direction is 1 or -1.
+Tensor rotate(const Context& ctx, const Tensor& x_THD, const RopeAngles& angles, int direction) {
+  const int64_t T = x_THD.dim(0), H = x_THD.dim(1), D = x_THD.dim(2);
+  const int64_t num_pairs = angles.cos_TR.dim(1);
+  const Tensor y_THD = ctx.empty(x_THD.shape(), x_THD.dtype());
+  dispatch_floating(x_THD.dtype(), [&](auto tag) {
+    using E = decltype(tag);
+    using A = Accumulator<E>;
+    const A sign = static_cast<A>(direction);
+    const int64_t grain = std::max<int64_t>(1, (1 << 13) / std::max<int64_t>(1, H * D));
+    parallel_for(ctx, T, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const A* cos = angles.cos_TR.data<A>() + t * num_pairs;
+        const A* sin = angles.sin_TR.data<A>() + t * num_pairs;
+        for (int64_t h = 0; h < H; ++h) {
+          const E* x = x_THD.data<E>() + (t * H + h) * D;
+          E* y = y_THD.data<E>() + (t * H + h) * D;
+#pragma omp simd
+          for (int64_t i = 0; i < num_pairs; ++i) {
+            const A a = static_cast<A>(x[i]);
+            const A b = static_cast<A>(x[i + num_pairs]);
+            const A s = sign * sin[i];
+            y[i] = static_cast<E>(a * cos[i] - b * s);
+            y[i + num_pairs] = static_cast<E>(b * cos[i] + a * s);
+          }
+          std::copy(x + 2 * num_pairs, x + D, y + 2 * num_pairs);
+        }
+      }
+    });
+  });
+  return y_THD;
+}
+
+struct RopeNode final : Node {
+  struct Saved {
+    RopeAngles angles;
+  } saved;
+
+  const char* name() const override { return "rope"; }
+
+  void backward(Context& ctx) override {
+    input(0)->add(ctx, rotate(ctx, grad_output(ctx).contiguous(), saved.angles, -1));
+  }
+
+  void visit_saved(const SavedVisitor& visit) override {
+    visit("cos_TR", saved.angles.cos_TR);
+    visit("sin_TR", saved.angles.sin_TR);
+  }
+};
+
+}  // namespace
+
+RopeAngles rope_angles(const Context& ctx, const Tensor& positions_T, int64_t rotary_dim,
+                       double theta, DType dtype) {
+  LONGSHIP_CHECK(rotary_dim > 0 && rotary_dim % 2 == 0, "rotary_dim {}", rotary_dim);
+  LONGSHIP_CHECK(theta > 0, "theta {}", theta);
+  LONGSHIP_CHECK(positions_T.rank() == 1, "positions {}", shape_string(positions_T.shape()));
+  const int64_t num_pairs = rotary_dim / 2;
+  const std::vector<Frequency> frequency = frequencies(rotary_dim, theta);
+  const Tensor packed_T = positions_T.contiguous();
+  const int64_t T = packed_T.numel();
+  const RopeAngles angles{ctx.empty({T, num_pairs}, dtype), ctx.empty({T, num_pairs}, dtype)};
+  const int64_t* positions = packed_T.data<int64_t>();
+  dispatch_floating(dtype, [&](auto tag) {
+    using A = Accumulator<decltype(tag)>;
+    A* cos = angles.cos_TR.data<A>();
+    A* sin = angles.sin_TR.data<A>();
+    parallel_for(ctx, T, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const double position = static_cast<double>(positions[t]);
+        for (int64_t i = 0; i < num_pairs; ++i) {
+          const double turned = angle(position, frequency[static_cast<size_t>(i)]);
+          cos[t * num_pairs + i] = static_cast<A>(std::cos(turned));
+          sin[t * num_pairs + i] = static_cast<A>(std::sin(turned));
+        }
+      }
+    });
+  });
+  return angles;
+}
+
+Variable rope(Context& ctx, const Variable& x_THD, const RopeAngles& angles) {
+  LONGSHIP_CHECK(
+      x_THD.value().rank() == 3 && angles.cos_TR.rank() == 2 &&
+          angles.cos_TR.shape() == angles.sin_TR.shape() && angles.cos_TR.dim(0) == x_THD.dim(0) &&
+          2 * angles.cos_TR.dim(1) <= x_THD.dim(2) &&
+          angles.cos_TR.dtype() == accumulator_dtype(x_THD.dtype()),
+      "rope of {} {} by {} angles {}", dtype_name(x_THD.dtype()), shape_string(x_THD.shape()),
+      dtype_name(angles.cos_TR.dtype()), shape_string(angles.cos_TR.shape()));
+  std::unique_ptr<RopeNode> node;
+  if (is_recording(ctx, {&x_THD})) {
+    node = std::make_unique<RopeNode>();
+    node->saved = {angles};
+  }
+  return record(ctx, "rope", rotate(ctx, x_THD.value().contiguous(), angles, 1), std::move(node),
+                {&x_THD});
+}
+
+}  // namespace longship
