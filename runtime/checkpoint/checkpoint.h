@@ -6,56 +6,27 @@
 #pragma once
 
 #include <filesystem>
-#include <map>
-#include <string>
 #include <string_view>
 #include <vector>
 
-#include "runtime/checkpoint/checkpoint_header.h"
-#include "runtime/tensor.h"
+#include "runtime/checkpoint/checkpoint_layout.h"
 
 namespace longship {
-
-struct CheckpointFile {
-  std::string name;  // inside the folder
-  int64_t num_bytes = 0;
-  std::vector<uint64_t> block_checksums;  // of kChecksumBlockBytes each, the last one shorter
-};
-
-inline constexpr int64_t kChecksumBlockBytes = int64_t{4} << 20;
-
-// A box of a tensor that lies contiguously in one file.
-struct CheckpointSlice {
-  Shape begin;   // of its first element in the tensor
-  Shape extent;  // same rank; the whole shape when the tensor has one slice
-  size_t file = 0;
-  int64_t offset = 0;  // from the start of the file
-  int64_t num_bytes = 0;
-  uint64_t checksum = 0;
-};
-
-struct CheckpointTensor {
-  std::string name;
-  DType dtype = DType::kF32;
-  Shape shape;                          // global
-  std::vector<CheckpointSlice> slices;  // cover the shape exactly once
-};
 
 // Damage throws Error(kCorrupt) naming the file and, where known, tensor and byte offset; a file
 // system that refuses throws Error(kStorage).
 class Checkpoint {
  public:
   // Checks the manifest (own checksum, every field, slices inside their files and covering their
-  // tensors) and that all files have their size. A checkpoint of a newer schema throws
-  // Error(kConfig).
+  // tensors), that all files have their size, and that a folder named step_<n> holds step n. A
+  // checkpoint of a newer schema throws Error(kConfig).
   static Checkpoint open(const std::filesystem::path& directory);
 
   const std::filesystem::path& directory() const { return directory_; }
-  const CheckpointHeader& header() const { return header_; }
-  const std::vector<CheckpointFile>& files() const { return files_; }
+  const CheckpointHeader& header() const { return content_.header; }
+  const std::vector<CheckpointFile>& files() const { return content_.files; }
   // In the order of their names.
-  const std::vector<CheckpointTensor>& tensors() const { return tensors_; }
-  int64_t num_bytes() const;
+  const std::vector<CheckpointTensor>& tensors() const { return content_.tensors; }
 
   bool has(std::string_view name) const { return find(name) != nullptr; }
   const CheckpointTensor* find(std::string_view name) const;
@@ -71,9 +42,7 @@ class Checkpoint {
 
  private:
   std::filesystem::path directory_;
-  CheckpointHeader header_;
-  std::vector<CheckpointFile> files_;
-  std::vector<CheckpointTensor> tensors_;
+  CheckpointContent content_;
 };
 
 }  // namespace longship

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,8 @@ namespace longship {
 
 // "step_00001200".
 std::string checkpoint_name(int64_t step);
+// The inverse, from the last part of a path; none for any other name.
+std::optional<int64_t> step_of_name(const std::filesystem::path& directory);
 
 struct CheckpointLocation {
   int64_t step = 0;

@@ -2,27 +2,20 @@
 // little-endian tensors without holes.
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <map>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "runtime/io/file_descriptor.h"
+#include "runtime/io/safetensors_header.h"
 #include "runtime/named_tensor.h"
 
 namespace longship {
-
-struct SafetensorsEntry {
-  std::string name;
-  std::string dtype_name;      // as in the file: "F32", "BF16", "I64", ...
-  std::optional<DType> dtype;  // none for dtypes of the format that Longship cannot hold (F16, ...)
-  Shape shape;
-  int64_t offset = 0;  // from the start of the file
-  int64_t num_bytes = 0;
-};
 
 enum class DTypeConversion { kRefuse, kAllow };
 
@@ -37,10 +30,10 @@ class SafetensorsReader {
 
   const std::filesystem::path& path() const { return file_.path(); }
   // In the order of their offsets.
-  const std::vector<SafetensorsEntry>& entries() const { return entries_; }
+  const std::vector<SafetensorsEntry>& entries() const { return header_.entries; }
   // The entry of `name`, or null.
   const SafetensorsEntry* find(std::string_view name) const;
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
 
   // Copies a tensor into `destination` (any strides). Throws Error(kConfig) when the file has no
   // such tensor, another shape, or another dtype; with kAllow, F32, F64 and BF16 convert into each
@@ -50,21 +43,19 @@ class SafetensorsReader {
 
  private:
   FileDescriptor file_;
-  std::vector<SafetensorsEntry> entries_;
+  SafetensorsHeader header_;
   std::map<std::string, size_t, std::less<>> index_;
-  std::map<std::string, std::string> metadata_;
 };
 
-struct SafetensorsWritten {
-  std::vector<SafetensorsEntry> entries;  // in the order of their offsets
-  int64_t num_bytes = 0;                  // of the file
-};
+// Sees the bytes of a file, in order, as they are written.
+using ByteObserver = std::function<void(std::span<const std::byte>)>;
 
-// Writes `tensors` (any strides, names unique) as an AtomicFile. The first tensor starts at a
-// multiple of 64 bytes; tensors are ordered by falling element size and then as given, so every
-// one is aligned to its elements without the holes that the format forbids.
-SafetensorsWritten write_safetensors(const std::filesystem::path& path,
-                                     std::span<const NamedTensor> tensors,
-                                     const std::map<std::string, std::string>& metadata = {});
+// Writes `tensors` (any strides, names unique) as an AtomicFile and returns where each one is. The
+// first tensor starts at a multiple of 64 bytes; tensors are ordered by falling element size and
+// then as given, so every one is aligned to its elements without the holes that the format
+// forbids. Throws Error(kStorage) when the file system refuses.
+std::vector<SafetensorsEntry> write_safetensors(
+    const std::filesystem::path& path, std::span<const NamedTensor> tensors,
+    const std::map<std::string, std::string>& metadata = {}, const ByteObserver& observe = {});
 
 }  // namespace longship
