@@ -8,7 +8,6 @@ struct RecomputeNode final : Node {
     Tensor x;
   } saved;
   BlockFunction block;
-  std::string scope;
 
   const char* name() const override { return "recompute"; }
 
@@ -16,7 +15,6 @@ struct RecomputeNode final : Node {
     Tape tape;
     Context inner = ctx;
     inner.tape = &tape;
-    inner.scope = scope;
     const Variable x(saved.x, std::make_shared<Gradient>(saved.x.shape(), saved.x.dtype()));
     const Variable y = block(inner, x);
     if (!y.requires_grad()) return;
@@ -37,7 +35,6 @@ Variable recompute(Context& ctx, const BlockFunction& block, const Variable& x) 
   auto node = std::make_unique<RecomputeNode>();
   node->saved.x = x.value();
   node->block = block;
-  node->scope = ctx.scope;
   return record(ctx, "recompute", y.value(), std::move(node), {&x});
 }
 

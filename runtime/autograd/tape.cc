@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace longship {
 
@@ -10,8 +11,10 @@ Tensor Node::grad_output(Context& ctx, size_t i) const {
   return gradient.defined() ? gradient.sum() : ctx.zeros(gradient.shape(), gradient.dtype());
 }
 
-void Tape::append(std::unique_ptr<Node> node, std::vector<std::shared_ptr<Gradient>> inputs,
+void Tape::append(const Context& ctx, std::unique_ptr<Node> node,
+                  std::vector<std::shared_ptr<Gradient>> inputs,
                   std::vector<std::shared_ptr<Gradient>> outputs) {
+  node->scope_ = ctx.scope;
   node->inputs_ = std::move(inputs);
   node->outputs_ = std::move(outputs);
   nodes_.push_back(std::move(node));
@@ -35,8 +38,8 @@ void Tape::backward(Context& ctx, const Variable& output, Tensor grad_output) {
 
 void Tape::run(Context& ctx) {
   // Nothing that a backward calls may be recorded on the tape being walked.
-  Tape* const recording = ctx.tape;
-  ctx.tape = nullptr;
+  Tape* const recording = std::exchange(ctx.tape, nullptr);
+  std::string scope = ctx.scope;
   try {
     while (!nodes_.empty()) {
       std::unique_ptr<Node> node = std::move(nodes_.back());
@@ -44,6 +47,7 @@ void Tape::run(Context& ctx) {
       const bool reached = std::any_of(node->outputs_.begin(), node->outputs_.end(),
                                        [](const auto& gradient) { return gradient->defined(); });
       if (!reached) continue;
+      ctx.scope = node->scope_;
       node->backward(ctx);
       if (ctx.check_finite) {
         for (const auto& gradient : node->inputs_)
@@ -56,9 +60,11 @@ void Tape::run(Context& ctx) {
   } catch (...) {
     nodes_.clear();
     ctx.tape = recording;
+    ctx.scope = std::move(scope);
     throw;
   }
   ctx.tape = recording;
+  ctx.scope = std::move(scope);
 }
 
 void Tape::visit_saved(
@@ -92,7 +98,8 @@ std::vector<Variable> finish(Context& ctx, const char* op_name, std::vector<Tens
     gradients.push_back(std::make_shared<Gradient>(output.shape(), output.dtype()));
     variables.emplace_back(std::move(output), gradients.back());
   }
-  if (node != nullptr) ctx.tape->append(std::move(node), std::move(inputs), std::move(gradients));
+  if (node != nullptr)
+    ctx.tape->append(ctx, std::move(node), std::move(inputs), std::move(gradients));
   return variables;
 }
 

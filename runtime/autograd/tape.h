@@ -4,6 +4,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -26,8 +27,8 @@ class Node {
   virtual ~Node() = default;
   virtual const char* name() const = 0;
 
-  // Called once, when at least one output has a gradient. Reads grad_output(i), adds to the
-  // gradients of those inputs that want one.
+  // Called once, when at least one output has a gradient, in the scope of the forward. Reads
+  // grad_output(i), adds to the gradients of those inputs that want one.
   virtual void backward(Context& ctx) = 0;
 
   // Every tensor kept for the backward, so that recomputation, offload and memory planning can
@@ -43,6 +44,7 @@ class Node {
 
  private:
   friend class Tape;
+  std::string scope_;  // Context::scope of the forward, in force again in the backward
   std::vector<std::shared_ptr<Gradient>> inputs_;
   std::vector<std::shared_ptr<Gradient>> outputs_;
 };
@@ -55,7 +57,8 @@ class Tape {
   // The same from any tensor and its gradient.
   void backward(Context& ctx, const Variable& output, Tensor grad_output);
 
-  void append(std::unique_ptr<Node> node, std::vector<std::shared_ptr<Gradient>> inputs,
+  void append(const Context& ctx, std::unique_ptr<Node> node,
+              std::vector<std::shared_ptr<Gradient>> inputs,
               std::vector<std::shared_ptr<Gradient>> outputs);
   void clear() { nodes_.clear(); }
   size_t num_nodes() const { return nodes_.size(); }
