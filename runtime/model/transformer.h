@@ -3,27 +3,22 @@
 //   h = embedding[tokens];  for each block:  h += mixer(norm(h));  h += mlp(norm(h))
 //   loss = sum over tokens of  weight * cross_entropy(norm(h) @ head^T, target)
 //
-// Parameter names and shapes are those of Llama and Qwen checkpoints.
+// Parameter names and shapes are those of Llama and Qwen checkpoints: model.embed_tokens.weight
+// [V, E], model.layers.<n>.*, model.norm.weight [E], and lm_head.weight [V, E] unless the head is
+// the embedding. Initialised as their reference training does: matrices normal(0, init_std), those
+// that write to the residual stream scaled down by sqrt(2 layers), norms 1. Weight decay spares
+// norms and embeddings.
 #pragma once
 
 #include <memory>
 #include <vector>
 
 #include "runtime/model/mixer.h"
+#include "runtime/model/transformer_shape.h"
 
 namespace longship {
 
-struct TransformerShape {
-  int64_t vocab_size = 0;
-  int64_t hidden_size = 0;        // E
-  int64_t intermediate_size = 0;  // SwiGLU width
-  int64_t num_layers = 0;
-  double norm_eps = 1e-5;
-  double init_std = 0.02;
-  bool tied_embeddings = true;
-  bool recompute = false;  // keep only each block's input, and run it again in the backward
-  int64_t loss_chunk_tokens = 1024;
-};
+class DecoderBlock;
 
 class Transformer {
  public:
@@ -31,7 +26,8 @@ class Transformer {
               ParameterList& parameters);
   ~Transformer();
 
-  // tokens_T: i32 local token ids. Returns the normed final hidden states [T, E].
+  // tokens_T: i32 local token ids. Returns the normed final hidden states [T, E]. With
+  // shape().recompute the plan must live until the backward has run.
   Variable hidden_states(Context& ctx, const Tensor& tokens_T, const SequencePlan& plan);
 
   // Sum over the local tokens of loss_weight * cross-entropy in nats: a [1] tensor in fp32 (fp64).
@@ -43,19 +39,17 @@ class Transformer {
   Tensor token_losses(Context& ctx, const Tensor& tokens_T, const Tensor& targets_T,
                       const SequencePlan& plan);
 
-  // Logits [N, V] of the given rows of hidden states, for generation. V is the vocabulary.
+  // Logits [N, V] in fp32 (fp64) of the given rows of hidden states, for generation.
   Tensor logits(Context& ctx, const Tensor& hidden_NE);
 
   const TransformerShape& shape() const { return shape_; }
 
  private:
-  class Block;
-
   TransformerShape shape_;
   Variable embedding_VE_;
+  std::vector<std::unique_ptr<DecoderBlock>> blocks_;
   Variable norm_E_;
   Variable head_VE_;
-  std::vector<std::unique_ptr<Block>> blocks_;
 };
 
 }  // namespace longship

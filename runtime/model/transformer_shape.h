@@ -1,0 +1,27 @@
+// The sizes and choices that define a Transformer, apart from its mixers.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+namespace longship {
+
+struct TransformerShape {
+  int64_t vocab_size = 0;         // V
+  int64_t hidden_size = 0;        // E
+  int64_t intermediate_size = 0;  // F, the SwiGLU width
+  int64_t num_layers = 0;
+  double norm_eps = 1e-5;
+  double init_std = 0.02;
+  bool tied_embeddings = true;
+  bool recompute = false;  // keep only each block's input, and run it again in the backward
+  int64_t loss_chunk_tokens = 1024;
+
+  // Standard deviation of the projections that write to the residual stream (o_proj, down_proj):
+  // each block adds two of them, so the stream's variance stays that of one (Radford et al. 2019).
+  double residual_init_std() const {
+    return init_std / std::sqrt(2.0 * static_cast<double>(num_layers));
+  }
+};
+
+}  // namespace longship
