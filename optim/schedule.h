@@ -25,8 +25,9 @@ struct LearningRateSchedule {
 // The rate for update number `step` (0 is the first). With u the part of the decay that is over,
 //   cosine: peak * (min_ratio + (1 - min_ratio) * (1 + cos(pi u)) / 2)
 //   linear: peak * (min_ratio + (1 - min_ratio) * (1 - u)),  1-sqrt: the same with 1 - sqrt(u).
-// From total_steps on it stays at peak * min_ratio. Throws Error(kConfig) naming the field when the
-// schedule makes no sense (negative counts, warm-up and decay longer than the run, ...).
+// From total_steps on a rate that decays stays at peak * min_ratio. Throws Error(kConfig) naming
+// the field when the schedule makes no sense (negative counts, warm-up and decay longer than the
+// run, ...).
 double learning_rate(const LearningRateSchedule& schedule, int64_t step);
 
 }  // namespace longship
