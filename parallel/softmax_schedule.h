@@ -26,8 +26,12 @@ class SoftmaxSchedule {
                           const AttentionOptions& options) const = 0;
 };
 
-// `kernel` must outlive the schedule. Labels in Group statistics start with the strategy's name:
+// `kernel` must outlive the schedule and every tape it recorded on; the plan of each call must have
+// been made for this rank of `sp`. Labels in Group statistics start with the strategy's name:
 // "ulysses.fwd", "ulysses.bwd", "ring.fwd", "ring.bwd".
+//
+// All of them keep q's dtype on the wire (but for sums, see ulysses.h and ring.h), add in fp32
+// (fp64), and round o to q's dtype once.
 std::unique_ptr<SoftmaxSchedule> make_ulysses(Group sp, const SoftmaxBlock& kernel);
 std::unique_ptr<SoftmaxSchedule> make_ring(Group sp, const SoftmaxBlock& kernel);
 
