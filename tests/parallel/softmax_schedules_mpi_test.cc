@@ -1,0 +1,434 @@
+// Ulysses and ring attention against the definition of attention on the whole batch.
+// ranks: 1 2 3 4 8
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <set>
+
+#include "parallel/ring.h"
+#include "parallel/softmax_schedule.h"
+#include "runtime/random.h"
+#include "tests/support/gradient_check.h"
+#include "tests/support/mpi_main.h"
+#include "tests/support/naive_softmax.h"
+
+namespace longship {
+namespace {
+
+using testing::naive_attention;
+using testing::NaiveAttention;
+using testing::NaiveSoftmax;
+using testing::relative_rms;
+using testing::world;
+
+const NaiveSoftmax kKernel;
+
+struct Strategy {
+  std::string name;
+  Layout layout;
+
+  std::unique_ptr<SoftmaxSchedule> make(const Group& sp) const {
+    return name == "ring" ? make_ring(sp, kKernel) : make_ulysses(sp, kKernel);
+  }
+  std::string label() const { return fmt::format("{} {}", name, layout_name(layout)); }
+};
+
+std::vector<Strategy> strategies() {
+  return {{"ulysses", Layout::kContiguous},
+          {"ulysses", Layout::kZigzag},
+          {"ring", Layout::kContiguous},
+          {"ring", Layout::kZigzag}};
+}
+
+struct Heads {
+  int64_t query, kv;
+};
+constexpr Heads kHeads[] = {{8, 1}, {8, 2}, {8, 8}, {6, 3}, {5, 5}};
+
+std::vector<int64_t> cu_seqlens_of(const std::vector<int64_t>& lengths) {
+  std::vector<int64_t> cu_seqlens = {0};
+  for (int64_t length : lengths) cu_seqlens.push_back(cu_seqlens.back() + length);
+  return cu_seqlens;
+}
+
+std::vector<std::vector<int64_t>> batches() {
+  std::vector<int64_t> random;
+  for (uint64_t d = 0; d < 9; ++d)
+    random.push_back(static_cast<int64_t>(d % 3 == 0 ? 1 : uniform_index(2, 7, d, 17)));
+  return {
+      cu_seqlens_of({61}),                 // one document
+      cu_seqlens_of(random),               // random documents, some of one token
+      cu_seqlens_of({3, 0, 50, 1, 7, 0}),  // one over at least four of four or more ranks
+      cu_seqlens_of({2, 1}),               // fewer tokens than ranks
+  };
+}
+
+// A whole batch, the same on every rank. Keys and values differ in size.
+struct Batch {
+  std::vector<int64_t> cu_seqlens;
+  Tensor q_THD, k_TKD, v_TKV, do_THV;
+  AttentionOptions options;
+};
+
+Batch make_batch(Context& ctx, const std::vector<int64_t>& cu_seqlens, Heads heads, DType dtype,
+                 int64_t window = 0) {
+  constexpr int64_t kHeadSize = 6, kValueSize = 10;
+  const int64_t tokens = cu_seqlens.back();
+  auto random = [&](int64_t num_heads, int64_t size, uint64_t seed) {
+    return testing::random_tensor(ctx, {tokens, num_heads, size}, seed).to(dtype);
+  };
+  return {.cu_seqlens = cu_seqlens,
+          .q_THD = random(heads.query, kHeadSize, 1),
+          .k_TKD = random(heads.kv, kHeadSize, 2),
+          .v_TKV = random(heads.kv, kValueSize, 3),
+          .do_THV = random(heads.query, kValueSize, 4),
+          .options = {.scale = 0.4, .window = window}};
+}
+
+// Whole-batch results, the same on every rank.
+struct Results {
+  Tensor o_THV, dq_THD, dk_TKD, dv_TKV;
+
+  std::vector<std::pair<const char*, Tensor>> gradients() const {
+    return {{"dq", dq_THD}, {"dk", dk_TKD}, {"dv", dv_TKV}};
+  }
+};
+
+Tensor gather(const Context& ctx, const Group& sp, const SequencePlan& plan, const Tensor& local) {
+  Shape shape = local.shape();
+  shape[0] = plan.num_tokens();
+  const Tensor by_rank = ctx.empty(shape, local.dtype());
+  sp.all_gather("test.gather", local.contiguous(), by_rank, plan.tokens_per_rank()).wait();
+  return plan.unshard(ctx, by_rank);
+}
+
+SequencePlan plan_of(const Batch& batch, Layout layout, const Group& sp) {
+  return SequencePlan::make(batch.cu_seqlens, layout, sp.size(), sp.rank());
+}
+
+Results run(Context& ctx, const Batch& batch, const Strategy& strategy, const Group& sp) {
+  const SequencePlan plan = plan_of(batch, strategy.layout, sp);
+  const auto schedule = strategy.make(sp);
+  Tape tape;
+  ctx.tape = &tape;
+  const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
+  const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
+  const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
+  const Variable o = schedule->attend(ctx, q, k, v, plan, batch.options);
+  tape.backward(ctx, o, plan.shard(ctx, batch.do_THV));
+  ctx.tape = nullptr;
+  return {gather(ctx, sp, plan, o.value()), gather(ctx, sp, plan, q.gradient()->sum()),
+          gather(ctx, sp, plan, k.gradient()->sum()), gather(ctx, sp, plan, v.gradient()->sum())};
+}
+
+// Calls f(strategy, heads, cu_seqlens) for every case, with a trace for failures.
+template <class F>
+void for_each_case(F&& f) {
+  for (const Strategy& strategy : strategies())
+    for (Heads heads : kHeads)
+      for (const auto& cu_seqlens : batches()) {
+        SCOPED_TRACE(fmt::format("{}, {} heads over {} key/value heads, cu_seqlens {}",
+                                 strategy.label(), heads.query, heads.kv,
+                                 fmt::join(cu_seqlens, ",")));
+        f(strategy, heads, cu_seqlens);
+      }
+}
+
+void expect_equal_to_definition(DType dtype, double forward_bound, double gradient_bound,
+                                int64_t window = 0) {
+  Context ctx;
+  for_each_case([&](const Strategy& strategy, Heads heads, const std::vector<int64_t>& cu_seqlens) {
+    const Batch batch = make_batch(ctx, cu_seqlens, heads, dtype, window);
+    const NaiveAttention expected =
+        naive_attention(ctx, batch.q_THD, batch.k_TKD, batch.v_TKV, batch.do_THV, cu_seqlens,
+                        batch.options.scale, window);
+    const Results found = run(ctx, batch, strategy, world());
+    EXPECT_EQ(found.o_THV.dtype(), dtype);
+    EXPECT_LE(relative_rms(found.o_THV, expected.o_THV), forward_bound) << "o";
+    EXPECT_LE(relative_rms(found.dq_THD, expected.dq_THD), gradient_bound) << "dq";
+    EXPECT_LE(relative_rms(found.dk_TKD, expected.dk_TKD), gradient_bound) << "dk";
+    EXPECT_LE(relative_rms(found.dv_TKV, expected.dv_TKV), gradient_bound) << "dv";
+  });
+}
+
+TEST(SoftmaxSchedules, EqualTheWholeBatchInFp32) {
+  expect_equal_to_definition(DType::kF32, 1e-6, 1e-5);
+}
+
+TEST(SoftmaxSchedules, EqualTheWholeBatchInFp64) {
+  expect_equal_to_definition(DType::kF64, 1e-12, 1e-12);
+}
+
+// o is rounded once (2^-9 at most, 2^-9 / sqrt(3) in the mean); the gradients once more, and o
+// enters them through delta.
+TEST(SoftmaxSchedules, EqualTheWholeBatchInBf16WithinItsRounding) {
+  expect_equal_to_definition(DType::kBF16, 2e-3, 4e-3);
+}
+
+TEST(SoftmaxSchedules, EqualTheWholeBatchUnderASlidingWindow) {
+  for (int64_t window : {1, 5, 24}) {
+    SCOPED_TRACE(fmt::format("window {}", window));
+    expect_equal_to_definition(DType::kF64, 1e-12, 1e-12, window);
+  }
+}
+
+bool same_bits(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
+         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.num_bytes())) == 0;
+}
+
+TEST(SoftmaxSchedules, TwoRunsGiveTheSameBits) {
+  Context ctx;
+  for_each_case([&](const Strategy& strategy, Heads heads, const std::vector<int64_t>& cu_seqlens) {
+    const Batch batch = make_batch(ctx, cu_seqlens, heads, DType::kF32);
+    const Results first = run(ctx, batch, strategy, world());
+    const Results second = run(ctx, batch, strategy, world());
+    EXPECT_TRUE(same_bits(first.o_THV, second.o_THV));
+    for (size_t i = 0; i < 3; ++i)
+      EXPECT_TRUE(same_bits(first.gradients()[i].second, second.gradients()[i].second))
+          << first.gradients()[i].first;
+  });
+}
+
+// Whole heads see the keys of a document in one piece, as on one rank.
+TEST(Ulysses, ContiguousOutputHasTheBitsOfOneRank) {
+  Context ctx;
+  const Group one = Group::self();
+  for (Heads heads : kHeads)
+    for (const auto& cu_seqlens : batches()) {
+      const Batch batch = make_batch(ctx, cu_seqlens, heads, DType::kF32);
+      const Strategy strategy = {"ulysses", Layout::kContiguous};
+      EXPECT_TRUE(same_bits(run(ctx, batch, strategy, world()).o_THV,
+                            run(ctx, batch, strategy, one).o_THV));
+    }
+}
+
+TEST(SoftmaxSchedules, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
+  Context ctx;
+  const std::vector<int64_t> cu_seqlens = cu_seqlens_of({4, 1, 29, 0, 12, 1});
+  for (const Strategy& strategy : strategies()) {
+    Batch batch = make_batch(ctx, cu_seqlens, {4, 2}, DType::kF32);
+    const SequencePlan plan = plan_of(batch, strategy.layout, world());
+    const auto schedule = strategy.make(world());
+    auto attend = [&] {
+      const Variable o =
+          schedule->attend(ctx, plan.shard(ctx, batch.q_THD), plan.shard(ctx, batch.k_TKD),
+                           plan.shard(ctx, batch.v_TKV), plan, batch.options);
+      return gather(ctx, world(), plan, o.value());
+    };
+    const Tensor before = attend();
+    for (int64_t changed : {0, 3, 4, 5, 17, 33, 34, 40, 46}) {
+      SCOPED_TRACE(fmt::format("{}, token {}", strategy.label(), changed));
+      const Batch kept = batch;
+      for (Tensor* tensor : {&batch.q_THD, &batch.k_TKD, &batch.v_TKV}) {
+        *tensor = tensor->clone();
+        const Tensor row = tensor->slice(0, changed, 1);
+        for (int64_t i = 0; i < row.numel(); ++i) row.data<float>()[i] += 1;
+      }
+      const Tensor after = attend();
+      batch = kept;
+      const auto end = *std::upper_bound(cu_seqlens.begin(), cu_seqlens.end(), changed);
+      for (int64_t t = 0; t < plan.num_tokens(); ++t)
+        EXPECT_EQ(!same_bits(before.slice(0, t, 1), after.slice(0, t, 1)), t >= changed && t < end)
+            << "output " << t;
+    }
+  }
+}
+
+// Bytes that this rank sends by the formulas in ring.h and ulysses.h, counted head by head.
+struct Bytes {
+  int64_t forward = 0, backward = 0;
+};
+
+Bytes ulysses_bytes(const SequencePlan& plan, const Batch& batch) {
+  const int64_t H = batch.q_THD.dim(1), K = batch.k_TKD.dim(1);
+  const int64_t D = batch.q_THD.dim(2), V = batch.v_TKV.dim(2), P = plan.num_ranks();
+  const int64_t e = dtype_size(batch.q_THD.dtype());
+  std::vector<std::set<int64_t>> kv(static_cast<size_t>(P));
+  std::vector<int64_t> query(static_cast<size_t>(P));
+  std::vector<int> uses(static_cast<size_t>(K));
+  for (int64_t p = 0; p < P; ++p) {
+    for (int64_t h = H * p / P; h < H * (p + 1) / P; ++h) {
+      ++query[static_cast<size_t>(p)];
+      kv[static_cast<size_t>(p)].insert(h * K / H);
+    }
+    for (int64_t head : kv[static_cast<size_t>(p)]) ++uses[static_cast<size_t>(head)];
+  }
+  const bool shared = *std::max_element(uses.begin(), uses.end()) > 1;
+  const int64_t g = shared ? dtype_size(accumulator_dtype(batch.q_THD.dtype())) : e;
+  auto num_query = [&](int p) { return query[static_cast<size_t>(p)]; };
+  auto num_kv = [&](int p) { return static_cast<int64_t>(kv[static_cast<size_t>(p)].size()); };
+  Bytes bytes;
+  const int r = plan.rank();
+  for (int p = 0; p < P; ++p) {
+    if (p == r) continue;
+    bytes.forward += plan.num_tokens(r) * (num_query(p) * D + num_kv(p) * (D + V)) * e;
+    bytes.forward += plan.num_tokens(p) * num_query(r) * V * e;
+    bytes.backward += plan.num_tokens(r) * num_query(p) * V * e;
+    bytes.backward += plan.num_tokens(p) * (num_query(r) * D * e + num_kv(r) * (D + V) * g);
+  }
+  return bytes;
+}
+
+Bytes ring_bytes(const SequencePlan& plan, const Batch& batch) {
+  const int64_t width = batch.k_TKD.dim(1) * (batch.k_TKD.dim(2) + batch.v_TKV.dim(2));
+  const int64_t e = dtype_size(batch.q_THD.dtype());
+  const int64_t g = dtype_size(accumulator_dtype(batch.q_THD.dtype()));
+  const int steps = ring_steps(plan), P = plan.num_ranks();
+  auto tokens_at = [&](int step) { return plan.num_tokens((plan.rank() - step + P) % P); };
+  Bytes bytes;
+  for (int step = 0; step < steps; ++step) {
+    bytes.forward += tokens_at(step) * width * e;
+    bytes.backward += tokens_at(step) * width * (e + g);
+  }
+  if (steps > 0) bytes.backward += tokens_at(steps) * width * g;
+  return bytes;
+}
+
+TEST(SoftmaxSchedules, SendTheBytesOfTheirFormulas) {
+  Context ctx;
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for_each_case(
+        [&](const Strategy& strategy, Heads heads, const std::vector<int64_t>& cu_seqlens) {
+          const Batch batch = make_batch(ctx, cu_seqlens, heads, dtype);
+          const SequencePlan plan = plan_of(batch, strategy.layout, world());
+          const bool is_ring = strategy.name == "ring";
+          const Bytes expected = is_ring ? ring_bytes(plan, batch) : ulysses_bytes(plan, batch);
+          world().reset_stats();
+          run(ctx, batch, strategy, world());
+          EXPECT_EQ(world().stats().sent_bytes(strategy.name + ".fwd"), expected.forward);
+          EXPECT_EQ(world().stats().sent_bytes(strategy.name + ".bwd"), expected.backward);
+        });
+}
+
+TEST(Ring, SendsWhatThePaperSaysForEqualShards) {
+  Context ctx;
+  const int64_t P = world().size(), s = 4;
+  for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
+    const Batch batch = make_batch(ctx, {0, s * P}, {8, 2}, DType::kBF16);
+    world().reset_stats();
+    run(ctx, batch, {"ring", layout}, world());
+    const int64_t width = 2 * (6 + 10);
+    EXPECT_EQ(world().stats().sent_bytes("ring.fwd"), (P - 1) * s * width * 2);
+    EXPECT_EQ(world().stats().sent_bytes("ring.bwd"),
+              P == 1 ? 0 : (P - 1) * s * width * 2 + P * s * width * 4);
+  }
+}
+
+// 32 tokens on each rank of ever larger groups: the peak is that of two ranks plus one more buffer
+// of keys and values, and no more however many ranks there are.
+TEST(Ring, PeakMemoryDependsOnTheLocalTokensOnly) {
+  const int64_t s = 32, H = 4, K = 2, D = 6, V = 10;
+  const int64_t bytes_kv = s * K * (D + V) * 4, bytes_o = s * H * (V + 1) * 4;
+  const int64_t bytes_forward = 2 * bytes_kv + 2 * bytes_o;
+  const int64_t bytes_backward = 5 * bytes_kv + s * H * (D + 1) * 4;
+  auto with_rounding = [](int64_t bytes) { return bytes + bytes / 8 + 1024; };
+  std::set<int64_t> forward_peaks, backward_peaks;
+  for (int size = 1; size <= world().size(); ++size) {
+    const bool member = world().rank() < size;
+    const Group sp = world().split(member ? 0 : 1, world().rank());
+    if (!member) continue;
+    Context ctx;
+    const Batch batch = make_batch(ctx, {0, s * size}, {H, K}, DType::kF32);
+    const SequencePlan plan = plan_of(batch, Layout::kZigzag, sp);
+    const auto schedule = make_ring(sp, kKernel);
+    Tape tape;
+    ctx.tape = &tape;
+    const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
+    const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
+    const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
+    const Tensor do_THV = plan.shard(ctx, batch.do_THV);
+    auto peak_of = [&](auto&& work) {
+      const int64_t live = ctx.memory->live_bytes();
+      ctx.memory->reset_peak();
+      work();
+      return ctx.memory->peak_bytes() - live;
+    };
+    Variable o;
+    const int64_t forward =
+        peak_of([&] { o = schedule->attend(ctx, q, k, v, plan, batch.options); });
+    const int64_t backward = peak_of([&] { tape.backward(ctx, o, do_THV); });
+    EXPECT_LE(forward, with_rounding(bytes_forward)) << size << " ranks";
+    EXPECT_LE(backward, with_rounding(bytes_backward)) << size << " ranks";
+    if (size >= 3) {
+      forward_peaks.insert(forward);
+      backward_peaks.insert(backward);
+    }
+  }
+  EXPECT_LE(forward_peaks.size(), 1u);
+  EXPECT_LE(backward_peaks.size(), 1u);
+}
+
+TEST(SoftmaxSchedules, InferenceGivesTheBitsOfTrainingAndSavesNothing) {
+  Context ctx;
+  const Batch batch = make_batch(ctx, cu_seqlens_of({13, 1, 20}), {6, 3}, DType::kBF16);
+  for (const Strategy& strategy : strategies()) {
+    const SequencePlan plan = plan_of(batch, strategy.layout, world());
+    const auto schedule = strategy.make(world());
+    const Tensor q = plan.shard(ctx, batch.q_THD), k = plan.shard(ctx, batch.k_TKD),
+                 v = plan.shard(ctx, batch.v_TKV);
+    Tape tape;
+    ctx.tape = &tape;
+    const Variable trained = schedule->attend(ctx, Variable::leaf(q), k, v, plan, batch.options);
+    std::set<std::string, std::less<>> saved;
+    tape.visit_saved(
+        [&](std::string_view, std::string_view name, Tensor&) { saved.insert(std::string(name)); });
+    EXPECT_EQ(saved.size(), 5u) << strategy.label();
+    tape.clear();
+    const Variable constant = schedule->attend(ctx, q, k, v, plan, batch.options);
+    EXPECT_EQ(tape.num_nodes(), 0u);
+    EXPECT_FALSE(constant.requires_grad());
+    ctx.tape = nullptr;
+    EXPECT_TRUE(same_bits(trained.value(), constant.value())) << strategy.label();
+  }
+}
+
+TEST(SoftmaxSchedules, GiveGradientsOnlyToInputsThatWantThem) {
+  Context ctx;
+  const Batch batch = make_batch(ctx, cu_seqlens_of({13, 1, 20}), {6, 3}, DType::kF32);
+  for (const Strategy& strategy : strategies()) {
+    const Results all = run(ctx, batch, strategy, world());
+    const SequencePlan plan = plan_of(batch, strategy.layout, world());
+    const auto schedule = strategy.make(world());
+    for (size_t wanted = 0; wanted < 3; ++wanted) {
+      Variable inputs[] = {plan.shard(ctx, batch.q_THD), plan.shard(ctx, batch.k_TKD),
+                           plan.shard(ctx, batch.v_TKV)};
+      inputs[wanted] = Variable::leaf(inputs[wanted].value());
+      Tape tape;
+      ctx.tape = &tape;
+      const Variable o =
+          schedule->attend(ctx, inputs[0], inputs[1], inputs[2], plan, batch.options);
+      tape.backward(ctx, o, plan.shard(ctx, batch.do_THV));
+      ctx.tape = nullptr;
+      EXPECT_TRUE(same_bits(gather(ctx, world(), plan, inputs[wanted].gradient()->sum()),
+                            all.gradients()[wanted].second))
+          << strategy.label() << " " << all.gradients()[wanted].first;
+    }
+  }
+}
+
+TEST(SoftmaxSchedules, RefuseAPlanOfOtherRanksAndTensorsThatDoNotFit) {
+  Context ctx;
+  const Batch batch = make_batch(ctx, {0, 24}, {4, 2}, DType::kF32);
+  for (const Strategy& strategy : strategies()) {
+    const auto schedule = strategy.make(world());
+    auto attend = [&](const SequencePlan& plan, const Tensor& k, const Tensor& v) {
+      schedule->attend(ctx, plan.shard(ctx, batch.q_THD), k, v, plan, batch.options);
+    };
+    const SequencePlan other =
+        SequencePlan::make({0, 24}, strategy.layout, world().size() + 1, world().rank());
+    EXPECT_THROW(attend(other, other.shard(ctx, batch.k_TKD), other.shard(ctx, batch.v_TKV)),
+                 Error);
+    const SequencePlan plan = plan_of(batch, strategy.layout, world());
+    const Tensor k = plan.shard(ctx, batch.k_TKD), v = plan.shard(ctx, batch.v_TKV);
+    EXPECT_THROW(attend(plan, k, v.slice(1, 0, 1)), Error);
+    EXPECT_THROW(attend(plan, k, v.to(DType::kBF16)), Error);
+    EXPECT_THROW(attend(plan, k.slice(2, 0, 5), v), Error);
+    EXPECT_THROW(attend(plan, batch.k_TKD.slice(0, 0, plan.num_local_tokens() - 1), v), Error);
+  }
+}
+
+}  // namespace
+}  // namespace longship
+
+LONGSHIP_MPI_TEST_MAIN()
