@@ -1,4 +1,5 @@
 // "local": softmax attention of one rank that holds every token, the case without communication.
+#include "parallel/attention_shape.h"
 #include "parallel/softmax_schedule.h"
 #include "runtime/ops/softmax_delta.h"
 
@@ -46,11 +47,12 @@ class Local final : public SoftmaxSchedule {
 
   Variable attend(Context& ctx, const Variable& q_THD, const Variable& k_TKD, const Variable& v_TKV,
                   const SequencePlan& plan, const AttentionOptions& options) const override {
-    LONGSHIP_CHECK(plan.num_ranks() == 1, "a plan over {} ranks", plan.num_ranks());
+    check_plan_matches(plan, Group::self());
+    const auto shape = AttentionShape::of(q_THD.value(), k_TKD.value(), v_TKV.value(), plan);
     const SoftmaxBlockInput input{.q_THD = q_THD.value().contiguous(),
                                   .k_SKD = k_TKD.value().contiguous(),
                                   .v_SKV = v_TKV.value().contiguous(),
-                                  .kv_head = grouped_kv_heads(q_THD.dim(1), k_TKD.dim(1)),
+                                  .kv_head = grouped_kv_heads(shape.num_heads, shape.num_kv_heads),
                                   .scale = options.scale};
     BlockMask mask =
         causal_document_mask(plan.local_segments(), plan.local_segments(), options.window);
