@@ -2,6 +2,7 @@
 # build.sh [TARGET...]: installs what is missing, configures, and builds the targets (default: all)
 # in the folder `build` of the repository, or in $LONGSHIP_BUILD_DIR.
 # $LONGSHIP_CMAKE_ARGS is handed to cmake, for example "-DLONGSHIP_SANITIZE=address,undefined".
+# shellcheck source=launch/setup/machine.sh
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/machine.sh"
 
@@ -13,7 +14,7 @@ if [ ! -f "$build_dir/build.ninja" ] || [ -n "${LONGSHIP_CMAKE_ARGS:-}" ]; then
   launcher=()
   ! command -v ccache > /dev/null || launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
   log=$build_dir/configure.log
-  # LONGSHIP_CMAKE_ARGS is a list of words on purpose.
+  # shellcheck disable=SC2086 # LONGSHIP_CMAKE_ARGS is a list of words
   "$cmake" -G Ninja -S "$root" -B "$build_dir" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
     -DCMAKE_CXX_COMPILER="$(command -v "$(find_cxx)")" "${launcher[@]}" \
     ${LONGSHIP_CMAKE_ARGS:-} > "$log" 2>&1 || {

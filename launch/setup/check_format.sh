@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Checks that clang-format leaves every C++ and CUDA source as it is. Versions of clang-format differ
 # in what they write, so exactly version 14 is used: the system's, or one from apt or PyPI.
+# shellcheck source=launch/setup/packages.sh
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/machine.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/packages.sh"
 
 find_clang_format() {
   local candidate
@@ -15,16 +16,13 @@ find_clang_format() {
   return 1
 }
 
-get_clang_format() {
-  say "installing clang-format 14"
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 \
-    install --no-install-recommends -y clang-format-14 > /dev/null 2>&1 && return
-  { [ -x "$build_dir/tools/bin/pip" ] || python3 -m venv "$build_dir/tools"; } &&
-    "$build_dir/tools/bin/pip" -q install clang-format==14.0.6
-}
-
-find_clang_format > /dev/null || get_clang_format ||
-  fail "clang-format 14 is needed and could not be installed from apt or PyPI"
+if ! find_clang_format > /dev/null; then
+  if apt-cache show clang-format-14 > /dev/null 2>&1; then
+    install_packages clang-format-14
+  else
+    pip_install clang-format==14.0.6
+  fi
+fi
 clang_format=$(find_clang_format)
 
 cd "$root"

@@ -1,6 +1,6 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: what this machine offers, in one place.
-# Sets `root` (the repository) and `build_dir`; defines count_cores, find_cxx, find_cmake, as_root,
-# say and fail.
+# Sets `root` (the repository) and `build_dir`.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 build_dir=${LONGSHIP_BUILD_DIR:-$root/build}
@@ -15,16 +15,6 @@ fail() {
   shift
   [ $# -eq 0 ] || printf '  %s\n' "$@" >&2
   exit 1
-}
-
-as_root() {
-  if [ "$(id -u)" -eq 0 ]; then
-    "$@"
-  elif command -v sudo > /dev/null; then
-    sudo "$@"
-  else
-    fail "this needs root and there is no sudo: $*"
-  fi
 }
 
 # Cores that this process may use: the affinity mask, cut down by a container's CPU quota.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # run_tests.sh [CTEST_OPTION...]: installs what is missing, builds everything and runs all tests
 # that need no GPU. The last line is `N passed, N failed`; the exit code is 0 if all passed.
+# shellcheck source=launch/setup/machine.sh
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/machine.sh"
 
