@@ -23,7 +23,7 @@ class Backoff {
       std::this_thread::yield();
       return;
     }
-    const int doublings = std::min((idle_polls_ - kYields) / 16, 3);
+    const int doublings = std::min((idle_polls_ - kYields) / 16, 2);
     std::this_thread::sleep_for(std::chrono::microseconds(20) * (1 << doublings));
   }
 

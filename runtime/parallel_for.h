@@ -21,7 +21,8 @@ void parallel_for(const Context& ctx, int64_t count, int64_t grain, F&& f) {
     return;
   }
   std::exception_ptr error;
-#pragma omp parallel for num_threads(static_cast <int>(num_ranges)) schedule(static, 1)
+  // Always the whole team, though some may idle: OpenMP starts threads anew when a team grows.
+#pragma omp parallel for num_threads(ctx.num_threads) schedule(static, 1)
   for (int64_t range = 0; range < num_ranges; ++range) {
     try {
       f(count * range / num_ranges, count * (range + 1) / num_ranges);
@@ -38,7 +39,8 @@ void parallel_for(const Context& ctx, int64_t count, int64_t grain, F&& f) {
 template <class F>
 void parallel_for_dynamic(const Context& ctx, int64_t count, F&& f) {
   std::exception_ptr error;
-#pragma omp parallel for num_threads(ctx.num_threads) schedule(dynamic, 1) if (ctx.num_threads > 1)
+  const bool alone = ctx.num_threads <= 1 || count <= 1;
+#pragma omp parallel for num_threads(ctx.num_threads) schedule(dynamic, 1) if (!alone)
   for (int64_t index = 0; index < count; ++index) {
     try {
       f(index);

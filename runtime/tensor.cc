@@ -126,7 +126,7 @@ Tensor Tensor::from(const std::shared_ptr<Memory>& memory, Shape shape, std::spa
   Tensor tensor = empty(memory, std::move(shape), DTypeOf<T>::value);
   LONGSHIP_CHECK(static_cast<int64_t>(values.size()) == tensor.numel(), "{} values for shape {}",
                  values.size(), shape_string(tensor.shape()));
-  std::memcpy(tensor.raw(), values.data(), values.size_bytes());
+  if (!values.empty()) std::memcpy(tensor.raw(), values.data(), values.size_bytes());
   return tensor;
 }
 

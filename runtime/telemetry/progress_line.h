@@ -7,11 +7,13 @@
 
 namespace longship {
 
-// step   120/500  24.0% | loss 2.1134 | gnorm  0.81 | lr 2.9e-04 |  63.9k tok/s | mem  214 MB |
-// comm  6.1% | eta   3m12s            (one line, no line feed; memory is the peak)
+// One line without line feed; memory is the peak, "val" stands only where there is a validation
+// loss:
+//   step   120/500  24.0% | loss  2.1134 | gnorm    0.81 | lr 2.9e-04 | 63.9k tok/s | mem 214 MB |
+//   comm  6.1% | data  0.3% | eta  3m12s | val  2.2011
 std::string progress_line(const StepMetrics& metrics);
 
-// Numbers of at most five characters with k, M, G or T: "63.9k", "512", "1.05M".
+// At most five characters, with k, M, G or T: "63.9k", "512", "1.05M".
 std::string short_count(double value);
 // "214 MB", "1.5 GB", in powers of 1000.
 std::string short_bytes(int64_t bytes);

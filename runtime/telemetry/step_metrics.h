@@ -21,7 +21,7 @@ struct StepMetrics {
   double comm_wait_share = 0;  // part of step_s spent waiting for communication, 0 to 1
   double data_wait_share = 0;  // part of step_s spent waiting for data, 0 to 1
   double eta_s = 0;
-  std::optional<double> validation_loss;  // when this step was followed by an evaluation
+  std::optional<double> validation_loss = {};  // when this step was followed by an evaluation
 };
 
 }  // namespace longship

@@ -15,9 +15,9 @@ class TensorBoard {
   // it. TensorBoard then drops what older files hold for steps after `resumed_step`.
   TensorBoard(const std::filesystem::path& directory, int64_t resumed_step);
 
-  // Each call is one durable-on-close write; a reader sees it at once.
+  // Each call is one write; a reader sees it at once.
   void add_scalar(std::string_view tag, int64_t step, double value);
-  // Every field as "train/loss", "train/grad_norm", "system/tokens_per_s", ...
+  // One event with "train/loss", "train/grad_norm", "system/tokens_per_s", ...
   void append(const StepMetrics& metrics);
 
   const std::filesystem::path& path() const { return file_.path(); }

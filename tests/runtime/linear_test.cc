@@ -1,0 +1,301 @@
+#include "runtime/ops/linear.h"
+
+#include <gtest/gtest.h>
+
+#include <omp.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "tests/support/gradient_check.h"
+
+namespace longship {
+namespace {
+
+using testing::random_tensor;
+using testing::relative_rms;
+
+double value_at(const Tensor& tensor, int64_t row, int64_t column) {
+  const int64_t offset = row * tensor.strides()[0] + column * tensor.strides()[1];
+  return dispatch_floating(tensor.dtype(), [&](auto tag) {
+    return static_cast<double>(tensor.data<decltype(tag)>()[offset]);
+  });
+}
+
+// a b (+ start) in fp64 by the definition.
+Tensor reference_product(Context& ctx, const Tensor& a, const Tensor& b_view,
+                         const Tensor& start = {}) {
+  const int64_t M = a.dim(0), N = b_view.dim(1), K = a.dim(1);
+  const Tensor b = b_view.to(DType::kF64).contiguous();
+  Tensor c = ctx.zeros({M, N}, DType::kF64);
+  double* sum = c.data<double>();
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t n = 0; n < N; ++n)
+      if (start.defined()) sum[m * N + n] = value_at(start, m, n);
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t k = 0; k < K; ++k) {
+      const double factor = value_at(a, m, k);
+      for (int64_t n = 0; n < N; ++n) sum[m * N + n] += factor * b.data<double>()[k * N + n];
+    }
+  return c;
+}
+
+bool same_bits(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && a.dtype() == b.dtype() && a.is_contiguous() &&
+         b.is_contiguous() &&
+         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.num_bytes())) == 0;
+}
+
+// RMS error of a product of standard normals, in units of the standard deviation of its elements:
+// unlike a relative error it stays meaningful when a few sums happen to cancel.
+double product_error(const Tensor& found, const Tensor& expected, int64_t K) {
+  double squares = 0;
+  for (int64_t m = 0; m < expected.dim(0); ++m)
+    for (int64_t n = 0; n < expected.dim(1); ++n) {
+      const double difference = value_at(found, m, n) - value_at(expected, m, n);
+      squares += difference * difference;
+    }
+  return std::sqrt(squares / static_cast<double>(expected.numel() * (K + 1)));
+}
+
+// Bound on the relative RMS of a product, from the rounding of its result and of its sums.
+double bound(DType dtype) {
+  return dtype == DType::kF64 ? 1e-14 : dtype == DType::kF32 ? 1e-6 : 3e-3;
+}
+
+struct Types {
+  DType operand, result;
+};
+constexpr Types kTypes[] = {{DType::kF64, DType::kF64},
+                            {DType::kF32, DType::kF32},
+                            {DType::kBF16, DType::kBF16},
+                            {DType::kBF16, DType::kF32}};
+const std::vector<Shape> kExtentsMNK = {{1, 1, 1},    {1, 257, 3},   {3, 1, 255},  {2, 3, 1},
+                                        {17, 33, 65}, {129, 130, 7}, {150, 63, 71}};
+
+// A [rows, columns] tensor of normals, packed, or a transposed view, or a slice of a wider tensor.
+Tensor operand(Context& ctx, int64_t rows, int64_t columns, DType dtype, int layout,
+               uint64_t seed) {
+  if (layout == 1) return random_tensor(ctx, {columns, rows}, seed).to(dtype).transpose(0, 1);
+  if (layout == 2)
+    return random_tensor(ctx, {rows + 2, columns + 5}, seed)
+        .to(dtype)
+        .slice(0, 1, rows)
+        .slice(1, 3, columns);
+  return random_tensor(ctx, {rows, columns}, seed).to(dtype);
+}
+
+TEST(Matmul, EqualsTheDefinitionForEveryTypeShapeAndLayout) {
+  Context ctx;
+  ctx.num_threads = 2;
+  for (const Types types : kTypes)
+    for (const Shape& extents : kExtentsMNK)
+      // Every triple of layouts once, some of them at the other shapes.
+      for (int layouts = 0; layouts < 27; layouts += extents == kExtentsMNK.back() ? 1 : 5)
+        for (const bool accumulate : {false, true}) {
+          const int64_t M = extents[0], N = extents[1], K = extents[2];
+          const Tensor a = operand(ctx, M, K, types.operand, layouts % 3, 1);
+          const Tensor b = operand(ctx, K, N, types.operand, layouts / 3 % 3, 2);
+          const Tensor c = operand(ctx, M, N, types.result, layouts / 9, 3);
+          const Tensor expected = reference_product(ctx, a, b, accumulate ? c.clone() : Tensor());
+          matmul(ctx, a, b, c, accumulate);
+          ASSERT_LE(product_error(c, expected, K), bound(types.result))
+              << dtype_name(types.operand) << " to " << dtype_name(types.result) << " "
+              << shape_string(extents) << " layouts " << layouts << " accumulate " << accumulate;
+        }
+}
+
+TEST(Matmul, WritesNothingAroundASlice) {
+  Context ctx;
+  for (const Types types : kTypes) {
+    const Tensor whole = ctx.zeros({37, 41}, types.result);
+    const Tensor a = operand(ctx, 33, 19, types.operand, 0, 1);
+    const Tensor b = operand(ctx, 19, 35, types.operand, 0, 2);
+    matmul(ctx, a, b, whole.slice(0, 2, 33).slice(1, 3, 35));
+    for (int64_t row = 0; row < 37; ++row)
+      for (int64_t column = 0; column < 41; ++column) {
+        const bool inside = row >= 2 && row < 35 && column >= 3 && column < 38;
+        EXPECT_EQ(value_at(whole, row, column) != 0.0, inside) << row << ", " << column;
+      }
+  }
+}
+
+TEST(Matmul, GivesTheSameBitsForAnyNumberOfThreads) {
+  // Long sums over K are the ones that libraries like to split over threads.
+  Context ctx;
+  for (const Types types : kTypes)
+    for (const Shape& extents :
+         std::vector<Shape>{{257, 130, 2051}, {64, 64, 9001}, {515, 771, 33}}) {
+      const Tensor a = operand(ctx, extents[0], extents[2], types.operand, 1, 1);
+      const Tensor b = operand(ctx, extents[2], extents[1], types.operand, 0, 2);
+      Tensor first;
+      for (const int num_threads : {1, 2, 3, 5, 8}) {
+        ctx.num_threads = num_threads;
+        const Tensor c = ctx.zeros({extents[0], extents[1]}, types.result);
+        matmul(ctx, a, b, c, true);
+        if (!first.defined()) first = c;
+        EXPECT_TRUE(same_bits(c, first)) << num_threads << " threads " << shape_string(extents);
+      }
+    }
+}
+
+TEST(Matmul, LeavesTheThreadCountOfTheProgramAlone) {
+  Context ctx;
+  ctx.num_threads = 3;
+  const Tensor a = operand(ctx, 300, 300, DType::kF32, 0, 1);
+  const Tensor c = ctx.empty({300, 300}, DType::kF32);
+  const int before = omp_get_max_threads();
+  matmul(ctx, a, a, c);
+  EXPECT_EQ(omp_get_max_threads(), before);
+}
+
+TEST(Matmul, HandlesEmptyExtents) {
+  Context ctx;
+  for (const Types types : kTypes) {
+    matmul(ctx, ctx.empty({0, 5}, types.operand), ctx.empty({5, 3}, types.operand),
+           ctx.empty({0, 3}, types.result));
+    const Tensor c = operand(ctx, 4, 3, types.result, 0, 1), before = c.clone();
+    matmul(ctx, ctx.empty({4, 0}, types.operand), ctx.empty({0, 3}, types.operand), c, true);
+    EXPECT_TRUE(same_bits(c, before));
+    matmul(ctx, ctx.empty({4, 0}, types.operand), ctx.empty({0, 3}, types.operand), c);
+    EXPECT_EQ(relative_rms(c, ctx.zeros({4, 3}, types.result)), 0.0);
+  }
+}
+
+TEST(Matmul, RefusesWrongShapesTypesAndStrides) {
+  Context ctx;
+  const Tensor a = ctx.zeros({4, 6}, DType::kF32), b = ctx.zeros({6, 2}, DType::kF32);
+  const Tensor c = ctx.zeros({4, 2}, DType::kF32);
+  EXPECT_THROW(matmul(ctx, a, b.transpose(0, 1), c), Error);
+  EXPECT_THROW(matmul(ctx, a, b, c.transpose(0, 1)), Error);
+  EXPECT_THROW(matmul(ctx, a, b.to(DType::kBF16), c), Error);
+  EXPECT_THROW(matmul(ctx, a, b, c.to(DType::kBF16)), Error);
+  EXPECT_THROW(matmul(ctx, a, b, c.reshape({8})), Error);
+  const Tensor cube = ctx.zeros({4, 6, 3}, DType::kF32);
+  EXPECT_THROW(matmul(ctx, cube.slice(2, 1, 1).reshape({4, 6}), b, c), Error);
+  EXPECT_THROW(matmul_bias(ctx, a, b, ctx.zeros({3}, DType::kF32), c), Error);
+  EXPECT_THROW(matmul_bias(ctx, a, b, ctx.zeros({2}, DType::kBF16), c), Error);
+}
+
+TEST(Linear, BackwardMatchesCentralDifferences) {
+  Context ctx;
+  for (const Shape& extents : std::vector<Shape>{{1, 5, 3}, {7, 3, 5}, {3, 1, 1}, {33, 17, 9}}) {
+    const int64_t T = extents[0], I = extents[1], O = extents[2];
+    testing::check_gradients(
+        [](Context& inner, const std::vector<Variable>& in) {
+          return std::vector<Variable>{linear(inner, in[0], in[1], in[2])};
+        },
+        {random_tensor(ctx, {T, I}, 1), random_tensor(ctx, {O, I}, 2), random_tensor(ctx, {O}, 3)});
+    testing::check_gradients(
+        [](Context& inner, const std::vector<Variable>& in) {
+          return std::vector<Variable>{linear(inner, in[0], in[1])};
+        },
+        {random_tensor(ctx, {T, I}, 1), random_tensor(ctx, {O, I}, 2)});
+  }
+}
+
+struct LinearResult {
+  Tensor y, dx, dw, dbias;
+};
+
+// Runs `repeats` forward and backward passes with inputs that are a function of the shape only.
+LinearResult run_linear(DType dtype, int num_threads, int64_t T, int64_t I, int64_t O,
+                        int repeats = 1) {
+  testing::TapeContext recorded;
+  recorded.ctx.num_threads = num_threads;
+  Context& ctx = recorded.ctx;
+  // The fp64 reference sees the inputs after rounding to bf16, so that it differs by sums only.
+  auto input = [&](Shape shape, uint64_t seed) {
+    return random_tensor(ctx, std::move(shape), seed).to(DType::kBF16).to(dtype);
+  };
+  const Variable x = Variable::leaf(input({T, I}, 1)), w = Variable::leaf(input({O, I}, 2));
+  const Variable bias = Variable::leaf(input({O}, 3));
+  Tensor y;
+  for (int i = 0; i < repeats; ++i) {
+    const Variable out = linear(ctx, x, w, bias);
+    y = out.value();
+    recorded.tape.backward(ctx, out, input({T, O}, 4));
+  }
+  return {y, x.gradient()->sum(), w.gradient()->sum(), bias.gradient()->sum()};
+}
+
+TEST(Linear, Fp32AndBf16MatchFp64) {
+  for (const Shape& extents :
+       std::vector<Shape>{{1, 257, 129}, {3, 65, 1}, {301, 65, 131}, {1025, 31, 257}})
+    for (const int repeats : {1, 2}) {
+      const int64_t T = extents[0], I = extents[1], O = extents[2];
+      const LinearResult expected = run_linear(DType::kF64, 1, T, I, O, repeats);
+      for (const DType dtype : {DType::kF32, DType::kBF16}) {
+        const LinearResult found = run_linear(dtype, 2, T, I, O, repeats);
+        EXPECT_EQ(found.y.dtype(), dtype);
+        EXPECT_EQ(found.dw.dtype(), DType::kF32);
+        EXPECT_LE(relative_rms(found.y, expected.y), bound(dtype));
+        EXPECT_LE(relative_rms(found.dx, expected.dx), bound(dtype));
+        // Gradients of parameters are summed and kept in fp32 whatever the compute type.
+        EXPECT_LE(relative_rms(found.dw, expected.dw), bound(DType::kF32));
+        EXPECT_LE(relative_rms(found.dbias, expected.dbias), bound(DType::kF32));
+      }
+    }
+}
+
+TEST(Linear, GivesTheSameBitsForAnyNumberOfThreads) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64}) {
+    const LinearResult first = run_linear(dtype, 1, 1027, 129, 257, 2);
+    for (const int num_threads : {2, 3, 8}) {
+      const LinearResult found = run_linear(dtype, num_threads, 1027, 129, 257, 2);
+      EXPECT_TRUE(same_bits(found.y, first.y));
+      EXPECT_TRUE(same_bits(found.dx, first.dx));
+      EXPECT_TRUE(same_bits(found.dw, first.dw));
+      EXPECT_TRUE(same_bits(found.dbias, first.dbias));
+    }
+  }
+}
+
+TEST(Linear, AShardWithoutTokensGivesZeroWeightGradients) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64}) {
+    const LinearResult result = run_linear(dtype, 2, 0, 5, 3);
+    EXPECT_EQ(result.y.shape(), (Shape{0, 3}));
+    EXPECT_EQ(result.dx.shape(), (Shape{0, 5}));
+    for (const Tensor& gradient : {result.dw, result.dbias}) {
+      Context ctx;
+      EXPECT_EQ(relative_rms(gradient, ctx.zeros(gradient.shape(), gradient.dtype())), 0.0);
+    }
+  }
+}
+
+TEST(Linear, SavesOnlyWhatTheWantedGradientsNeed) {
+  testing::TapeContext recorded;
+  Context& ctx = recorded.ctx;
+  const Tensor x = random_tensor(ctx, {4, 3}, 1), w = random_tensor(ctx, {2, 3}, 2);
+  auto saved_names = [&](const Variable& input, const Variable& weight) {
+    linear(ctx, input, weight);
+    std::string names;
+    recorded.tape.visit_saved([&](std::string_view node, std::string_view name, Tensor&) {
+      names += fmt::format("{}.{} ", node, name);
+    });
+    recorded.tape.clear();
+    return names;
+  };
+  EXPECT_EQ(saved_names(Variable::leaf(x), w), "linear.w_OI ");
+  EXPECT_EQ(saved_names(x, Variable::leaf(w)), "linear.x_TI ");
+  EXPECT_EQ(saved_names(Variable::leaf(x), Variable::leaf(w)), "linear.x_TI linear.w_OI ");
+  EXPECT_EQ(saved_names(x, w), "");
+}
+
+// 2^31 + 2^15 elements of bf16. The pages of a fresh block that nobody writes read as zero and
+// take no memory.
+TEST(Linear, ReadsATensorOfMoreThanTwoToThe31Elements) {
+  Context ctx;
+  const int64_t T = (int64_t{1} << 16) + 1, I = int64_t{1} << 15;
+  const Tensor x_TI = ctx.empty({T, I}, DType::kBF16);
+  ASSERT_GT(x_TI.numel(), int64_t{1} << 31);
+  const Tensor w_OI = ctx.empty({1, I}, DType::kBF16);
+  for (int64_t i = 0; i < I; ++i) w_OI.data<bf16>()[i] = bf16(1.0f);
+  for (int64_t i = 0; i < 3; ++i) x_TI.data<bf16>()[x_TI.numel() - 1 - i] = bf16(2.0f);
+  const Variable y = linear(ctx, x_TI, w_OI);
+  EXPECT_EQ(static_cast<float>(y.value().data<bf16>()[T - 1]), 6.0f);
+  EXPECT_EQ(static_cast<float>(y.value().data<bf16>()[T - 2]), 0.0f);
+}
+
+}  // namespace
+}  // namespace longship
