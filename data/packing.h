@@ -7,10 +7,10 @@
 // there is no padding, so samples may be shorter.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <string_view>
 #include <vector>
 
@@ -22,7 +22,7 @@ enum class PackingMode {
   // language models Ding et al., arXiv:2404.10830).
   kBestFit,
   // Documents end to end in shuffled order, cut every `context` tokens. A cut document goes on in
-  // another sample, with positions from 0. Only the last cut of an epoch is shorter.
+  // another sample, with positions from 0. Only one sample of an epoch may be shorter.
   kContinuous,
 };
 std::string_view packing_mode_name(PackingMode mode);  // "best_fit", "continuous"
@@ -44,6 +44,8 @@ struct Piece {
   bool operator==(const Piece&) const = default;
 };
 
+class PackedEpoch;
+
 class Packing {
  public:
   // document_lengths: tokens of each document. Throws Error(kConfig) when context < 1 or when all
@@ -58,23 +60,24 @@ class Packing {
   int64_t num_samples() const { return num_samples_; }
 
   // The pieces of sample n >= 0, in order; never empty. Each epoch has an order of its own, kept in
-  // O(documents + samples) memory for the epoch used last. Thread-safe.
+  // O(documents + samples) memory for the two epochs used last. Thread-safe.
   std::vector<Piece> sample(int64_t n) const;
 
  private:
-  class Epoch;
-  class BestFitEpoch;
-  class ContinuousEpoch;
+  struct CachedEpoch {
+    int64_t number = -1;
+    std::shared_ptr<const PackedEpoch> epoch;
+  };
 
-  std::shared_ptr<const Epoch> epoch(int64_t number) const;
+  std::shared_ptr<const PackedEpoch> epoch(int64_t number) const;
 
-  std::vector<int64_t> document_lengths_;
+  std::vector<int64_t> inputs_;  // of each document
   PackingOptions options_;
   int64_t num_inputs_ = 0;
   int64_t num_samples_ = 0;
   mutable std::mutex mutex_;
-  mutable int64_t cached_number_ = -1;
-  mutable std::shared_ptr<const Epoch> cached_;
+  // Two, by the parity of the epoch: a prefetching thread may be one epoch ahead.
+  mutable std::array<CachedEpoch, 2> cached_;
 };
 
 }  // namespace longship
