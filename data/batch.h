@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "data/packing.h"
 #include "data/token_file.h"
@@ -36,7 +37,8 @@ struct BatchSharding {
 // Thread-safe.
 class BatchBuilder {
  public:
-  // vocab_size: of the model. The packing must be made of file's document lengths.
+  // vocab_size: of the model; Error(kConfig) when the file's is larger. The packing must be made of
+  // the file's document lengths.
   BatchBuilder(std::shared_ptr<const TokenFile> file, std::shared_ptr<const Packing> packing,
                const BatchSharding& sharding, int64_t vocab_size, std::shared_ptr<Memory> memory);
 
@@ -52,6 +54,9 @@ class BatchBuilder {
   int64_t num_loss_tokens(int64_t first_sample, int64_t num_samples) const;
 
  private:
+  std::vector<Piece> pieces(int64_t first_sample, int64_t num_samples) const;
+  DocumentView inputs_and_targets(const Piece& piece) const;
+
   std::shared_ptr<const TokenFile> file_;
   std::shared_ptr<const Packing> packing_;
   BatchSharding sharding_;

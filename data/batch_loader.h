@@ -42,7 +42,7 @@ class BatchLoader {
   double wait_s() const { return wait_s_; }
 
  private:
-  int64_t first_sample_of(int64_t batch) const;
+  Batch build(int64_t batch) const;
   void prefetch();
 
   std::shared_ptr<const BatchBuilder> builder_;

@@ -21,9 +21,9 @@ class LengthStatistics {
   int64_t percentile(int percent) const;
   int64_t max() const { return sorted_.empty() ? 0 : sorted_.back(); }
 
-  // Documents whose length is in [2^k, 2^(k+1)), and their tokens.
+  // Documents whose length is in [lower, 2 * lower), and their tokens; length 0 has lower 0.
   struct Bucket {
-    int64_t lower = 0;  // 2^k
+    int64_t lower = 0;  // 0 or a power of two
     int64_t num_documents = 0;
     int64_t num_tokens = 0;
   };
