@@ -20,9 +20,9 @@ Group world() {
 }
 }  // namespace longship::testing
 
-int longship_mpi_test_main(int argc, char** argv) {
+int longship_mpi_test_main(int argc, char** argv, longship::MpiRuntime::Options options) {
   ::testing::InitGoogleTest(&argc, argv);
-  runtime.emplace(longship::MpiRuntime::Options{.timeout_s = 120});
+  runtime.emplace(options);
   const longship::Group world = runtime->world();
   // A wrong launcher must look red, not green.
   const char* wanted = std::getenv("LONGSHIP_TEST_RANKS");
@@ -35,18 +35,21 @@ int longship_mpi_test_main(int argc, char** argv) {
     if (std::getenv("LONGSHIP_TEST_VERBOSE") == nullptr)
       delete listeners.Release(listeners.default_result_printer());
   }
-  struct FailurePrinter : ::testing::EmptyTestEventListener {
+  struct FailureWatcher : ::testing::EmptyTestEventListener {
     int rank;
-    explicit FailurePrinter(int r) : rank(r) {}
+    explicit FailureWatcher(int r) : rank(r) {}
     void OnTestPartResult(const ::testing::TestPartResult& result) override {
       if (result.failed() && rank != 0)
         std::fprintf(stderr, "rank %d: %s:%d\n%s\n", rank, result.file_name(), result.line_number(),
                      result.message());
+      if (result.fatally_failed()) {
+        std::fflush(nullptr);
+        runtime->abort(1);
+      }
     }
   };
-  ::testing::UnitTest::GetInstance()->listeners().Append(new FailurePrinter(world.rank()));
-  int failed = 0;
-  failed = RUN_ALL_TESTS();
+  ::testing::UnitTest::GetInstance()->listeners().Append(new FailureWatcher(world.rank()));
+  const int failed = RUN_ALL_TESTS();
   const int64_t any =
       world.all_reduce_value("test.result", int64_t{failed != 0}, longship::ReduceOp::kMax);
   return any != 0 ? 1 : 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "parallel/group.h"
+#include "parallel/mpi_runtime.h"
 
 namespace longship::testing {
 
@@ -9,9 +10,11 @@ Group world();
 
 }  // namespace longship::testing
 
-int longship_mpi_test_main(int argc, char** argv);
+int longship_mpi_test_main(int argc, char** argv,
+                           longship::MpiRuntime::Options options = {.timeout_s = 120});
 
-// Put once at the end of every *_mpi_test.cc.
+// Put once at the end of every *_mpi_test.cc. A test that fails fatally (ASSERT_*, an exception) on
+// any rank ends the job, as the other ranks would wait for what that rank no longer sends.
 #define LONGSHIP_MPI_TEST_MAIN()               \
   int main(int argc, char** argv) {            \
     return longship_mpi_test_main(argc, argv); \
