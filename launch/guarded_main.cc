@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <new>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -37,9 +38,8 @@ Failure current_failure() {
   }
 }
 
-// The rank, also before and after MPI, when the launcher tells it; 0 without a launcher.
-int rank_in_job() {
-  if (const auto rank = MpiRuntime::job_rank()) return *rank;
+// The rank that the launcher tells a process without MPI; 0 without a launcher.
+int launched_rank() {
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK"})
     if (const char* value = std::getenv(name)) return std::atoi(value);
   return 0;
@@ -52,9 +52,11 @@ int guarded_main(const std::function<int()>& body) {
     return body();
   } catch (...) {
     const Failure failure = current_failure();
-    const int rank = rank_in_job();
-    // Rank 0 ends the job within this time if it has failed too; then nothing is said twice.
-    if (rank != 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    const std::optional<int> mpi_rank = MpiRuntime::job_rank();
+    const int rank = mpi_rank.value_or(launched_rank());
+    // If rank 0 has failed too, the job ends within this time, and nothing is said twice. Without
+    // MPI only the launcher can end it, which takes longer.
+    if (rank != 0) std::this_thread::sleep_for(std::chrono::milliseconds(mpi_rank ? 500 : 2000));
     const std::string place = rank != 0 ? fmt::format(", rank {}", rank) : "";
     std::fputs(fmt::format("longship{}: {}\n", place, failure.message).c_str(), stderr);
     MpiRuntime::abort_job(failure.exit_code);
