@@ -153,6 +153,34 @@ TEST(ExchangeRows, BackwardAddsRowsThatWereSentTwice) {
       {5, 2});
 }
 
+TEST(ExchangeRows, FetchesHalosFromBothSides) {
+  // y = the last row of the rank before, all own rows, the first row of the rank after.
+  const int size = world().size(), rank = world().rank();
+  Context ctx;
+  const Tensor x = ctx.empty({3, 1}, DType::kF64);
+  for (int i = 0; i < 3; ++i) x.data<double>()[i] = 10 * rank + i;
+  RowExchange plan;
+  std::vector<double> expected;
+  if (rank > 0) {
+    plan.send.push_back({rank - 1, 0, 1});
+    plan.receive.push_back({rank - 1, 0, 1});
+    expected.push_back(10 * (rank - 1) + 2);
+  }
+  plan.send.push_back({rank, 0, 3});
+  plan.receive.push_back({rank, std::ssize(expected), 3});
+  expected.insert(expected.end(), {10.0 * rank, 10.0 * rank + 1, 10.0 * rank + 2});
+  if (rank + 1 < size) {
+    plan.send.push_back({rank + 1, 2, 1});
+    plan.receive.push_back({rank + 1, std::ssize(expected), 1});
+    expected.push_back(10 * (rank + 1));
+  }
+  world().reset_stats();
+  const Tensor y = exchange_rows(ctx, world(), "test.halo", x, plan).value();
+  ASSERT_EQ(y.shape(), (Shape{std::ssize(expected), 1}));
+  EXPECT_EQ(std::vector<double>(y.data<double>(), y.data<double>() + y.numel()), expected);
+  EXPECT_EQ(world().stats().sent_bytes("test.halo"), 8 * ((rank > 0) + (rank + 1 < size)));
+}
+
 TEST(ExchangeRows, RefusesRowsThatLeaveAGap) {
   Context ctx;
   const Tensor x = ctx.zeros({4, 2}, DType::kF32);
