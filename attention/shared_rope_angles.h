@@ -1,0 +1,30 @@
+// The rotary angles of a batch, computed once and shared by all layers that turn alike: in the
+// forward, in recomputation, and as what the tape saves.
+#pragma once
+
+#include <vector>
+
+#include "parallel/sequence_plan.h"
+#include "runtime/ops/rope.h"
+
+namespace longship {
+
+class SharedRopeAngles {
+ public:
+  // The angles of the local tokens of `plan`, as rope_angles() gives them. Those of the latest
+  // positions are kept; a plan with other positions replaces them. Not for concurrent calls.
+  RopeAngles get(const Context& ctx, const SequencePlan& plan, int64_t rotary_dim, double theta,
+                 DType dtype);
+
+ private:
+  struct Entry {
+    int64_t rotary_dim;
+    double theta;
+    DType dtype;
+    RopeAngles angles;
+  };
+  Tensor positions_T_;
+  std::vector<Entry> entries_;
+};
+
+}  // namespace longship

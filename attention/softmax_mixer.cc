@@ -1,0 +1,99 @@
+#include "attention/softmax_mixer.h"
+
+#include <cmath>
+
+#include "runtime/ops/linear.h"
+#include "runtime/ops/reshape.h"
+#include "runtime/ops/rms_norm.h"
+
+namespace longship {
+
+std::vector<std::string> SoftmaxMixerOptions::problems() const {
+  std::vector<std::string> found;
+  auto require = [&](bool holds, std::string problem) {
+    if (!holds) found.push_back(std::move(problem));
+  };
+  require(hidden_size > 0, fmt::format("hidden_size {} is not positive", hidden_size));
+  require(num_heads > 0, fmt::format("num_heads {} is not positive", num_heads));
+  require(head_size > 0, fmt::format("head_size {} is not positive", head_size));
+  require(num_kv_heads > 0 && num_heads % num_kv_heads == 0,
+          fmt::format("num_kv_heads {} does not divide num_heads {}", num_kv_heads, num_heads));
+  require(norm_eps > 0, fmt::format("norm_eps {} is not positive", norm_eps));
+  require(rope_theta >= 0 && std::isfinite(rope_theta),
+          fmt::format("rope_theta {} is neither 0 nor positive", rope_theta));
+  const int64_t rotated = rotary_dim == 0 ? head_size : rotary_dim;
+  require(
+      rope_theta == 0 || (rotated > 0 && rotated <= head_size && rotated % 2 == 0),
+      fmt::format("rotary_dim {} is not an even number up to head_size {}", rotated, head_size));
+  require(window >= 0, fmt::format("window {} is negative", window));
+  require(init_std >= 0, fmt::format("init_std {} is negative", init_std));
+  require(num_layers > 0, fmt::format("num_layers {} is not positive", num_layers));
+  return found;
+}
+
+SoftmaxMixer::SoftmaxMixer(const SoftmaxMixerOptions& options, const std::string& prefix,
+                           ParameterList& parameters,
+                           std::shared_ptr<const SoftmaxSchedule> schedule,
+                           std::shared_ptr<SharedRopeAngles> rope_angles)
+    : options_(options), schedule_(std::move(schedule)), rope_angles_(std::move(rope_angles)) {
+  if (const auto problems = options.problems(); !problems.empty())
+    throw Error(ErrorCode::kConfig, {.what = fmt::format("softmax attention {}", prefix),
+                                     .found = fmt::format("{}", fmt::join(problems, "; ")),
+                                     .next = "correct these options of the model's attention"});
+  auto project = [&](const std::string& name, int64_t outputs, int64_t inputs, double init_std,
+                     bool has_bias) {
+    Projection made;
+    made.weight_OI = parameters.add(fmt::format("{}.{}.weight", prefix, name), {outputs, inputs},
+                                    {.a = init_std}, /*decay=*/true);
+    if (has_bias)
+      made.bias_O = parameters.add(fmt::format("{}.{}.bias", prefix, name), {outputs},
+                                   {.kind = Initializer::Kind::kConstant, .a = 0.0},
+                                   /*decay=*/false);
+    return made;
+  };
+  auto norm = [&](const std::string& name) {
+    return parameters.add(fmt::format("{}.{}.weight", prefix, name), {options.head_size},
+                          {.kind = Initializer::Kind::kConstant, .a = 1.0}, /*decay=*/false);
+  };
+  const int64_t E = options.hidden_size;
+  const int64_t q_size = options.num_heads * options.head_size;
+  const int64_t kv_size = options.num_kv_heads * options.head_size;
+  const double residual_std =
+      options.init_std / std::sqrt(2.0 * static_cast<double>(options.num_layers));
+  q_ = project("q_proj", q_size, E, options.init_std, options.qkv_bias);
+  k_ = project("k_proj", kv_size, E, options.init_std, options.qkv_bias);
+  v_ = project("v_proj", kv_size, E, options.init_std, options.qkv_bias);
+  o_ = project("o_proj", E, q_size, residual_std, options.output_bias);
+  if (options.qk_norm) {
+    q_norm_D_ = norm("q_norm");
+    k_norm_D_ = norm("k_norm");
+  }
+}
+
+Variable SoftmaxMixer::turned_heads(Context& ctx, const Variable& x_TE,
+                                    const Projection& projection, const Variable& norm_D,
+                                    const SequencePlan& plan) const {
+  const int64_t D = options_.head_size;
+  Variable heads_THD = reshape(ctx, linear(ctx, x_TE, projection.weight_OI, projection.bias_O),
+                               {x_TE.dim(0), projection.weight_OI.dim(0) / D, D});
+  if (norm_D.defined()) heads_THD = rms_norm(ctx, heads_THD, norm_D, options_.norm_eps);
+  if (options_.rope_theta == 0) return heads_THD;
+  const int64_t rotary_dim = options_.rotary_dim == 0 ? D : options_.rotary_dim;
+  return rope(ctx, heads_THD,
+              rope_angles_->get(ctx, plan, rotary_dim, options_.rope_theta,
+                                accumulator_dtype(x_TE.dtype())));
+}
+
+Variable SoftmaxMixer::forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) {
+  const int64_t T = x_TE.dim(0), D = options_.head_size;
+  const Variable q_THD = turned_heads(ctx, x_TE, q_, q_norm_D_, plan);
+  const Variable k_TKD = turned_heads(ctx, x_TE, k_, k_norm_D_, plan);
+  const Variable v_TKD =
+      reshape(ctx, linear(ctx, x_TE, v_.weight_OI, v_.bias_O), {T, options_.num_kv_heads, D});
+  const Variable o_THD = schedule_->attend(
+      ctx, q_THD, k_TKD, v_TKD, plan,
+      {.scale = 1 / std::sqrt(static_cast<double>(D)), .window = options_.window});
+  return linear(ctx, reshape(ctx, o_THD, {T, options_.num_heads * D}), o_.weight_OI, o_.bias_O);
+}
+
+}  // namespace longship

@@ -1,0 +1,65 @@
+// Softmax attention as a mixer: grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) as
+// in Llama and Qwen.
+//
+//   q, k, v = x Wq^T (+ bq), x Wk^T (+ bk), x Wv^T (+ bv)
+//   q, k    = rope(norm(q)), rope(norm(k))                norm per head (Qwen3), if asked for
+//   y       = attend(q, k, v) Wo^T (+ bo)                 scores scaled by 1 / sqrt(D)
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "attention/shared_rope_angles.h"
+#include "parallel/softmax_schedule.h"
+#include "runtime/model/mixer.h"
+
+namespace longship {
+
+struct SoftmaxMixerOptions {
+  int64_t hidden_size = 0;   // E
+  int64_t num_heads = 0;     // H
+  int64_t num_kv_heads = 0;  // K; H % K == 0
+  int64_t head_size = 0;     // D, of queries, keys and values
+  bool qkv_bias = false;     // Qwen2
+  bool output_bias = false;
+  bool qk_norm = false;  // Qwen3
+  double norm_eps = 1e-6;
+  double rope_theta = 10000.0;  // 0 = no position embedding
+  int64_t rotary_dim = 0;       // leading features of a head that rotate, even; 0 = all
+  int64_t window = 0;           // keys a query sees, itself included; 0 = all
+  double init_std = 0.02;
+  int64_t num_layers = 1;  // Wo starts at init_std / sqrt(2 num_layers)
+
+  // What cannot be built, one line for each option that is wrong; empty when all is well.
+  std::vector<std::string> problems() const;
+};
+
+class SoftmaxMixer final : public Mixer {
+ public:
+  // Registers <prefix>.{q,k,v,o}_proj.weight [out, in], .bias [out], and {q,k}_norm.weight [D].
+  // Throws Error(kConfig) listing options.problems().
+  SoftmaxMixer(const SoftmaxMixerOptions& options, const std::string& prefix,
+               ParameterList& parameters, std::shared_ptr<const SoftmaxSchedule> schedule,
+               std::shared_ptr<SharedRopeAngles> rope_angles);
+
+  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) override;
+
+ private:
+  struct Projection {
+    Variable weight_OI;
+    Variable bias_O;  // undefined without one
+  };
+
+  // Queries or keys: projected, cut into heads, normed if norm_D is defined, and turned.
+  Variable turned_heads(Context& ctx, const Variable& x_TE, const Projection& projection,
+                        const Variable& norm_D, const SequencePlan& plan) const;
+
+  SoftmaxMixerOptions options_;
+  std::shared_ptr<const SoftmaxSchedule> schedule_;
+  std::shared_ptr<SharedRopeAngles> rope_angles_;
+  Projection q_, k_, v_, o_;
+  Variable q_norm_D_, k_norm_D_;  // undefined without qk_norm
+};
+
+}  // namespace longship
