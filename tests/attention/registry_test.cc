@@ -1,0 +1,107 @@
+#include "attention/registry.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/expect_error.h"
+#include "tests/support/gradient_check.h"
+
+namespace longship {
+namespace {
+
+using testing::expect_error;
+
+SoftmaxMixerOptions options() {
+  return {.hidden_size = 8, .num_heads = 2, .num_kv_heads = 1, .head_size = 4};
+}
+
+TEST(Registry, FindsEveryNameThatItLists) {
+  for (const Strategy& strategy : strategies()) {
+    EXPECT_EQ(&find_strategy(strategy.name), &strategy);
+    EXPECT_FALSE(strategy.summary.empty() || strategy.refuses.empty() || strategy.layouts.empty());
+  }
+  for (const MixerBackend& backend : mixer_backends()) {
+    EXPECT_EQ(&find_mixer_backend(backend.name), &backend);
+    EXPECT_FALSE(backend.summary.empty() || backend.strategies.empty());
+    for (std::string_view name : backend.strategies) find_strategy(name);
+  }
+}
+
+TEST(Registry, UnknownNamesListTheKnownOnes) {
+  expect_error(ErrorCode::kConfig, {"`rign`", "ulysses, ring, local"},
+               [] { find_strategy("rign"); });
+  expect_error(ErrorCode::kConfig, {"`flash`", "full"}, [] { find_mixer_backend("flash"); });
+}
+
+TEST(Registry, LocalRefusesMoreThanOneRankAndNamesWhatWouldDo) {
+  for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
+    EXPECT_EQ(find_strategy("local").refusal({.num_ranks = 1, .layout = layout}), "");
+  const std::string refusal = find_strategy("local").refusal({.num_ranks = 4});
+  EXPECT_NE(refusal.find("not 4"), std::string::npos) << refusal;
+  EXPECT_NE(refusal.find("choose ulysses or ring"), std::string::npos) << refusal;
+}
+
+TEST(Registry, UlyssesAndRingServeEveryNumberOfRanksInBothLayouts) {
+  for (std::string_view name : {"ulysses", "ring"})
+    for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
+      for (int num_ranks : {1, 2, 3, 64})
+        EXPECT_EQ(find_strategy(name).refusal({.num_ranks = num_ranks, .layout = layout}), "");
+}
+
+TEST(Registry, ALayoutThatAStrategyDoesNotServeIsRefusedWithOneThatItDoes) {
+  Strategy contiguous_only = find_strategy("ring");
+  contiguous_only.layouts = {Layout::kContiguous};
+  const std::string refusal = contiguous_only.refusal({.num_ranks = 2, .layout = Layout::kZigzag});
+  EXPECT_NE(refusal.find("`zigzag`: choose `contiguous`"), std::string::npos) << refusal;
+}
+
+TEST(Registry, FindsEveryProblemOfALayer) {
+  EXPECT_TRUE(problems({.softmax = options()}, {}).empty());
+  MixerDescriptor layer{.backend = "full", .strategy = "local", .softmax = options()};
+  layer.softmax.num_kv_heads = 3;
+  const auto found = problems(layer, {.num_ranks = 2});
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_NE(found[0].find("`local`"), std::string::npos) << found[0];
+  EXPECT_NE(found[1].find("num_kv_heads 3"), std::string::npos) << found[1];
+  EXPECT_EQ(problems({.backend = "a", .strategy = "b"}, {}).size(), 2u);
+}
+
+TEST(Registry, TheFactoryNamesEveryLayerThatItCannotBuild) {
+  const MixerDescriptor good{.softmax = options()};
+  MixerDescriptor bad_strategy = good, bad_backend = good;
+  bad_strategy.strategy = "star";
+  bad_backend.backend = "flash";
+  expect_error(ErrorCode::kConfig,
+               {"layer 1: unknown strategy `star`", "layer 3: unknown attention"}, [&] {
+                 make_mixer_factory({good, bad_strategy, good, bad_backend}, Group::self(),
+                                    Layout::kContiguous);
+               });
+}
+
+TEST(Registry, MixersOfAllStrategiesAgreeOnOneRankAndOutliveTheirFactory) {
+  Context ctx;
+  ParameterList parameters(ctx, DType::kF64, 1);
+  std::vector<std::unique_ptr<Mixer>> mixers;
+  {
+    std::vector<MixerDescriptor> layers;
+    for (const Strategy& strategy : strategies())
+      layers.push_back({.strategy = std::string(strategy.name), .softmax = options()});
+    const MixerFactory factory = make_mixer_factory(layers, Group::self(), Layout::kZigzag);
+    for (int64_t layer = 0; layer < static_cast<int64_t>(layers.size()); ++layer)
+      mixers.push_back(factory(layer, fmt::format("layers.{}", layer), parameters));
+    EXPECT_THROW(factory(static_cast<int64_t>(layers.size()), "next", parameters), Error);
+  }
+  EXPECT_EQ(parameters.all().size(), 4 * mixers.size());
+  const SequencePlan plan = SequencePlan::make({0, 9, 20}, Layout::kZigzag, 1, 0);
+  const Tensor x_TE = testing::random_tensor(ctx, {20, 8}, 1);
+  std::vector<Tensor> outputs;
+  for (size_t i = 0; i < mixers.size(); ++i) {
+    for (const char* name : {"q", "k", "v", "o"})
+      parameters.find(fmt::format("layers.{}.{}_proj.weight", i, name))
+          ->master.copy_from(parameters.find(fmt::format("layers.0.{}_proj.weight", name))->master);
+    outputs.push_back(mixers[i]->forward(ctx, x_TE, plan).value());
+    EXPECT_LE(testing::relative_rms(outputs[i], outputs[0]), 1e-14) << strategies()[i].name;
+  }
+}
+
+}  // namespace
+}  // namespace longship
