@@ -33,7 +33,7 @@ Variable add(Context& ctx, const Variable& a, const Variable& b) {
     const T* q = right.data<T>();
     T* out = y.data<T>();
     parallel_for(ctx, y.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t i = begin; i < end; ++i)
         out[i] = static_cast<T>(static_cast<A>(p[i]) + static_cast<A>(q[i]));
     });

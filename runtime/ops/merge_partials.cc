@@ -25,7 +25,7 @@ A merge_row(int64_t V, A* o, A lse, const A* part, A part_lse) {
   const A less = ratio / (1 + ratio);
   const A keep = lse > part_lse ? more : less;
   const A join = lse > part_lse ? less : more;
-#pragma omp simd
+#pragma GCC ivdep
   for (int64_t v = 0; v < V; ++v) o[v] = o[v] * keep + part[v] * join;
   return std::max(lse, part_lse) + std::log1p(ratio);
 }

@@ -47,7 +47,7 @@ struct SwigluNode final : Node {
         const T* dy = dy_TF.data<T>() + first;
         T* dgate = dgate_TF.data<T>() + first;
         T* dup = dup_TF.data<T>() + first;
-#pragma omp simd
+#pragma GCC ivdep
         for (int64_t f = 0; f < F; ++f) {
           const A g = static_cast<A>(gate[f]);
           const A d = static_cast<A>(dy[f]);
@@ -85,7 +85,7 @@ Variable swiglu(Context& ctx, const Variable& gate_TF, const Variable& up_TF) {
       const T* g = gate.data<T>() + first;
       const T* u = up.data<T>() + first;
       T* y = y_TF.data<T>() + first;
-#pragma omp simd
+#pragma GCC ivdep
       for (int64_t f = 0; f < F; ++f) {
         const A x = static_cast<A>(g[f]);
         y[f] = static_cast<T>(x * sigmoid(x) * static_cast<A>(u[f]));
