@@ -10,27 +10,35 @@
 namespace longship {
 namespace {
 
-// The weight gradient sums over all rows: groups of rows in the accumulator type, groups into fp64
-// blocks, blocks in ascending order. The blocks depend on the number of rows only.
-constexpr int64_t kGroupRows = 128;
+// The weight gradient sums over all rows: groups of rows in the accumulator type, groups into the
+// fp64 sum of a block, blocks in ascending order. Blocks depend on the number of rows only.
+constexpr int64_t kGroupRows = 32;
 constexpr int64_t kMaxBlocks = 256;
 
 int64_t num_rows(const Tensor& x) {
   return x.numel() / x.dim(-1);
 }
 
-// dx of one row, written to `dx`:  rstd * (w dy - xhat * mean(w dy xhat)),  xhat = x rstd.
+// dx = rstd * (w dy - xhat * mean(w dy xhat)),  xhat = x rstd
 template <class T, class A>
-void input_gradient_row(int64_t D, const T* x, const T* weight, const T* dy, A rstd, T* dx) {
+void input_gradient(int64_t D, const T* x, const T* weight, const T* dy, A rstd, T* dx) {
   A dot = 0;
 #pragma omp simd reduction(+ : dot)
   for (int64_t d = 0; d < D; ++d)
     dot += static_cast<A>(dy[d]) * static_cast<A>(weight[d]) * static_cast<A>(x[d]);
   const A c = dot * rstd * rstd / static_cast<A>(D);
-#pragma omp simd
+#pragma GCC ivdep
   for (int64_t d = 0; d < D; ++d)
     dx[d] = static_cast<T>(
         rstd * (static_cast<A>(dy[d]) * static_cast<A>(weight[d]) - c * static_cast<A>(x[d])));
+}
+
+// dweight += dy xhat
+template <class T, class A>
+void add_weight_gradient(int64_t D, const T* x, const T* dy, A rstd, A* dweight) {
+#pragma GCC ivdep
+  for (int64_t d = 0; d < D; ++d)
+    dweight[d] += static_cast<A>(dy[d]) * (static_cast<A>(x[d]) * rstd);
 }
 
 struct RmsNormNode final : Node {
@@ -42,10 +50,7 @@ struct RmsNormNode final : Node {
 
   void backward(Context& ctx) override {
     const Tensor dy_RD = grad_output(ctx).contiguous();
-    dispatch_floating(dy_RD.dtype(), [&](auto tag) {
-      if (input(0)) input(0)->add(ctx, input_gradient<decltype(tag)>(ctx, dy_RD));
-      if (input(1)) input(1)->add(ctx, weight_gradient<decltype(tag)>(ctx, dy_RD));
-    });
+    dispatch_floating(dy_RD.dtype(), [&](auto tag) { add_gradients<decltype(tag)>(ctx, dy_RD); });
   }
 
   void visit_saved(const SavedVisitor& visit) override {
@@ -55,57 +60,44 @@ struct RmsNormNode final : Node {
   }
 
  private:
+  // Both gradients in one pass over x and dy, which are what limits the speed.
   template <class T>
-  Tensor input_gradient(Context& ctx, const Tensor& dy_RD) const {
-    using A = Accumulator<T>;
-    const int64_t D = dy_RD.dim(-1);
-    const Tensor dx_RD = ctx.empty(dy_RD.shape(), dy_RD.dtype());
-    const T* x = saved.x_RD.data<T>();
-    const T* weight = saved.weight_D.data<T>();
-    const A* rstd = saved.rstd_R.data<A>();
-    const T* dy = dy_RD.data<T>();
-    T* dx = dx_RD.data<T>();
-    const int64_t grain = std::max<int64_t>(1, (1 << 13) / D);
-    parallel_for(ctx, num_rows(dy_RD), grain, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r)
-        input_gradient_row(D, x + r * D, weight, dy + r * D, rstd[r], dx + r * D);
-    });
-    return dx_RD;
-  }
-
-  template <class T>
-  Tensor weight_gradient(Context& ctx, const Tensor& dy_RD) const {
+  void add_gradients(Context& ctx, const Tensor& dy_RD) const {
     using A = Accumulator<T>;
     const int64_t D = dy_RD.dim(-1);
     const int64_t R = num_rows(dy_RD);
     const int64_t num_blocks = std::min(kMaxBlocks, (R + kGroupRows - 1) / kGroupRows);
+    const Tensor dx_RD = input(0) ? ctx.empty(dy_RD.shape(), dy_RD.dtype()) : Tensor();
     const Tensor blocks_BD = ctx.zeros({num_blocks, D}, DType::kF64);
-    const T* x = saved.x_RD.data<T>();
-    const A* rstd = saved.rstd_R.data<A>();
-    const T* dy = dy_RD.data<T>();
     parallel_for(ctx, num_blocks, 1, [&](int64_t block_begin, int64_t block_end) {
       std::vector<A> group(static_cast<size_t>(D));
-      A* sum = group.data();
       for (int64_t b = block_begin; b < block_end; ++b) {
         double* block = blocks_BD.data<double>() + b * D;
         const int64_t end = R * (b + 1) / num_blocks;
         for (int64_t first = R * b / num_blocks; first < end; first += kGroupRows) {
           std::fill(group.begin(), group.end(), A{0});
           for (int64_t r = first; r < std::min(first + kGroupRows, end); ++r) {
-            const A scale = rstd[r];
-            const T* x_row = x + r * D;
-            const T* dy_row = dy + r * D;
-#pragma omp simd
-            for (int64_t d = 0; d < D; ++d)
-              sum[d] += static_cast<A>(dy_row[d]) * (static_cast<A>(x_row[d]) * scale);
+            const T* x = saved.x_RD.data<T>() + r * D;
+            const T* dy = dy_RD.data<T>() + r * D;
+            const A rstd = saved.rstd_R.data<A>()[r];
+            if (input(0))
+              input_gradient(D, x, saved.weight_D.data<T>(), dy, rstd, dx_RD.data<T>() + r * D);
+            if (input(1)) add_weight_gradient(D, x, dy, rstd, group.data());
           }
-          for (int64_t d = 0; d < D; ++d) block[d] += static_cast<double>(sum[d]);
+          for (int64_t d = 0; d < D; ++d)
+            block[d] += static_cast<double>(group[static_cast<size_t>(d)]);
         }
       }
     });
+    if (input(0)) input(0)->add(ctx, dx_RD);
+    if (input(1)) input(1)->add(ctx, sum_of_blocks(ctx, blocks_BD));
+  }
+
+  static Tensor sum_of_blocks(Context& ctx, const Tensor& blocks_BD) {
+    const int64_t D = blocks_BD.dim(1);
     const Tensor total_D = ctx.zeros({D}, DType::kF64);
     double* total = total_D.data<double>();
-    for (int64_t b = 0; b < num_blocks; ++b)
+    for (int64_t b = 0; b < blocks_BD.dim(0); ++b)
       for (int64_t d = 0; d < D; ++d) total[d] += blocks_BD.data<double>()[b * D + d];
     return total_D;
   }
@@ -136,7 +128,7 @@ Variable rms_norm(Context& ctx, const Variable& x, const Variable& weight, doubl
         for (int64_t d = 0; d < D; ++d) square += static_cast<A>(in[d]) * static_cast<A>(in[d]);
         const A rstd = 1 / std::sqrt(square / static_cast<A>(D) + static_cast<A>(eps));
         rstd_R.data<A>()[r] = rstd;
-#pragma omp simd
+#pragma GCC ivdep
         for (int64_t d = 0; d < D; ++d)
           out[d] = static_cast<T>(static_cast<A>(in[d]) * rstd * static_cast<A>(w[d]));
       }
