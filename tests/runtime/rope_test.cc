@@ -50,6 +50,14 @@ TEST(RopeAngles, AreExactAtFarPositions) {
     }
 }
 
+TEST(RopeAngles, AreRightAllAroundTheCircle) {
+  // theta 1 turns every pair by the position itself.
+  Context ctx;
+  std::vector<int64_t> at;
+  for (int64_t position = -20000; position < 20000; ++position) at.push_back(position);
+  EXPECT_LE(worst_angle_error(ctx, at, 2, 1.0, DType::kF64), 2e-15);
+}
+
 // y[i] of one head by the definition, in fp64.
 std::vector<double> rotated(const std::vector<double>& x, int64_t position, int64_t rotary_dim,
                             double theta) {
