@@ -59,8 +59,13 @@ MpiRuntime::MpiRuntime(Options options)
 
   engine_ = MpiEngine::start(options.max_message_bytes);
   engine_->run([&] { engine_->adopt(world->handle); });
-  world_ =
-      std::make_shared<MpiBackend>(engine_, std::move(world), std::make_shared<CommRecorder>());
+  world_ = std::make_shared<MpiBackend>(engine_, world, std::make_shared<CommRecorder>());
+  world_communicator_ = std::move(world);
+}
+
+void MpiRuntime::set_timeout(double timeout_s) {
+  timeout_s_ = timeout_s;
+  world_communicator_->timeout_s = timeout_s;
 }
 
 MpiRuntime::~MpiRuntime() {

@@ -10,6 +10,7 @@
 namespace longship {
 
 class MpiEngine;
+struct MpiCommunicator;
 
 // Owns MPI for the process. One thread makes every MPI call and drives transfers while the other
 // threads compute. Works without mpirun too, as a world of one rank.
@@ -31,6 +32,11 @@ class MpiRuntime {
   MpiRuntime& operator=(const MpiRuntime&) = delete;
 
   Group world() const { return Group(world_); }
+
+  // The deadline from now on, of the world group and of groups split from it after this call. No
+  // operation may be in flight.
+  void set_timeout(double timeout_s);
+
   // Ranks on this host, for sharing its cores.
   int local_size() const { return local_size_; }
 
@@ -45,6 +51,7 @@ class MpiRuntime {
 
  private:
   std::shared_ptr<MpiEngine> engine_;
+  std::shared_ptr<MpiCommunicator> world_communicator_;
   std::shared_ptr<Group::Backend> world_;
   double timeout_s_;
   int local_size_ = 1;
