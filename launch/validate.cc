@@ -1,0 +1,201 @@
+#include "launch/validate.h"
+
+#include <cmath>
+
+#include "attention/registry.h"
+#include "runtime/error.h"
+
+namespace longship {
+namespace {
+
+// Largest extents accepted; products of a few of them stay far inside 64 bits.
+constexpr int64_t kLargestExtent = int64_t{1} << 40;
+
+bool is_extent(int64_t value) {
+  return value >= 1 && value <= kLargestExtent;
+}
+
+class Problems {
+ public:
+  // Each check adds one sentence when `good` is false.
+  template <class... Args>
+  void require(bool good, fmt::format_string<Args...> format, Args&&... args) {
+    if (!good) found_.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+  void require_extent(const char* field, int64_t value) {
+    require(is_extent(value), "{} must be at least 1 (and at most 2^40), is {}", field, value);
+  }
+  void require_share(const char* field, double value, double low, double high) {
+    require(std::isfinite(value) && value >= low && value <= high,
+            "{} must lie between {} and {}, is {}", field, low, high, value);
+  }
+  std::vector<std::string> take() { return std::move(found_); }
+
+ private:
+  std::vector<std::string> found_;
+};
+
+void check_model(const config::Model& model, Problems& problems) {
+  const config::Attention& attention = model.attention();
+  problems.require(model.vocab_size() >= 0 && model.vocab_size() <= kLargestExtent,
+                   "model.vocab_size must be 0 (from the tokens) or positive, is {}",
+                   model.vocab_size());
+  problems.require_extent("model.hidden_size", model.hidden_size());
+  problems.require_extent("model.intermediate_size", model.intermediate_size());
+  problems.require_extent("model.num_layers", model.num_layers());
+  problems.require_share("model.norm_eps", model.norm_eps(), 0, 1);
+  problems.require_share("model.init_std", model.init_std(), 0, 10);
+
+  const int64_t heads = attention.num_heads(), kv_heads = attention.num_kv_heads();
+  problems.require_extent("model.attention.num_heads", heads);
+  if (heads >= 1) {
+    problems.require(kv_heads >= 0 && kv_heads <= heads && (kv_heads == 0 || heads % kv_heads == 0),
+                     "model.attention.num_kv_heads must divide num_heads = {} (or be 0), is {}",
+                     heads, kv_heads);
+    problems.require(attention.head_size() != 0 || model.hidden_size() % heads == 0,
+                     "model.hidden_size = {} is not a multiple of model.attention.num_heads = {}: "
+                     "change one, or give model.attention.head_size",
+                     model.hidden_size(), heads);
+  }
+  problems.require(attention.head_size() >= 0 && attention.head_size() <= kLargestExtent,
+                   "model.attention.head_size must be 0 or positive, is {}", attention.head_size());
+  const int64_t head_size =
+      attention.head_size() != 0 || heads < 1 ? attention.head_size() : model.hidden_size() / heads;
+  const int64_t rotary = attention.rotary_dim() != 0 ? attention.rotary_dim() : head_size;
+  problems.require(rotary % 2 == 0 && rotary >= 0 && rotary <= std::max<int64_t>(head_size, 0),
+                   "RoPE turns pairs: model.attention.rotary_dim = {} must be even and at most the "
+                   "head size {}",
+                   rotary, head_size);
+  problems.require(std::isfinite(attention.rope_theta()) && attention.rope_theta() > 1,
+                   "model.attention.rope_theta must be above 1, is {}", attention.rope_theta());
+  problems.require(attention.window() >= 0, "model.attention.window must be 0 or positive, is {}",
+                   attention.window());
+}
+
+void check_strategy(const config::Parallel& parallel, int num_sp, Problems& problems) {
+  const StrategyUse use{.num_ranks = num_sp,
+                        .layout = parallel.layout() == config::Parallel::ZIGZAG
+                                      ? Layout::kZigzag
+                                      : Layout::kContiguous};
+  try {
+    const std::string refusal = find_strategy(parallel.strategy()).refusal(use);
+    problems.require(refusal.empty(), "parallel.strategy: {}", refusal);
+  } catch (const Error& unknown) {
+    problems.require(false, "parallel.strategy: {}", unknown.what());
+  }
+}
+
+void check_parallel(const config::Run& run, int num_ranks, Problems& problems) {
+  const config::Parallel& parallel = run.parallel();
+  const int sp = parallel.sp(), dp = parallel.dp();
+  problems.require(sp >= 0, "parallel.sp must be 0 (automatic) or positive, is {}", sp);
+  problems.require(dp >= 0, "parallel.dp must be 0 (automatic) or positive, is {}", dp);
+  problems.require(std::isfinite(parallel.timeout_s()) && parallel.timeout_s() > 0,
+                   "parallel.timeout_s must be positive, is {}", parallel.timeout_s());
+  if (sp < 0 || dp < 0) return;
+  const int64_t known = int64_t{std::max(sp, 1)} * std::max(dp, 1);
+  const bool fits = sp > 0 && dp > 0 ? known == num_ranks : num_ranks % known == 0;
+  problems.require(fits,
+                   "parallel.dp = {} and parallel.sp = {} do not fit {} ranks: start {} ranks, or "
+                   "leave one of them 0",
+                   dp, sp, num_ranks, known);
+  if (!fits) return;
+  config::Run resolved = run;
+  resolve_automatic_values(resolved, num_ranks);
+  const int num_sp = resolved.parallel().sp(), num_dp = resolved.parallel().dp();
+  check_strategy(parallel, num_sp, problems);
+  const config::Train& train = run.train();
+  problems.require(train.context() < 1 || train.context() >= num_sp,
+                   "train.context = {} tokens cannot be split over {} ranks: lower parallel.sp",
+                   train.context(), num_sp);
+  if (is_extent(train.micro_batch()) && is_extent(train.global_batch())) {
+    const int64_t samples = train.micro_batch() * num_dp;
+    problems.require(train.global_batch() % samples == 0,
+                     "train.global_batch = {} is not a multiple of micro_batch * dp = {} * {}: use "
+                     "{}",
+                     train.global_batch(), train.micro_batch(), num_dp,
+                     (train.global_batch() + samples - 1) / samples * samples);
+  }
+}
+
+void check_training(const config::Run& run, Problems& problems) {
+  const config::Train& train = run.train();
+  const config::Optimizer& optim = run.optim();
+  problems.require_extent("train.steps", train.steps());
+  problems.require_extent("train.context", train.context());
+  problems.require_extent("train.global_batch", train.global_batch());
+  problems.require_extent("train.micro_batch", train.micro_batch());
+  problems.require_extent("train.loss_chunk_tokens", train.loss_chunk_tokens());
+  problems.require(std::isfinite(optim.learning_rate()) && optim.learning_rate() > 0,
+                   "optim.learning_rate must be positive, is {}", optim.learning_rate());
+  problems.require(optim.beta1() >= 0 && optim.beta1() < 1, "optim.beta1 must lie in [0, 1), is {}",
+                   optim.beta1());
+  problems.require(optim.beta2() >= 0 && optim.beta2() < 1, "optim.beta2 must lie in [0, 1), is {}",
+                   optim.beta2());
+  problems.require(std::isfinite(optim.eps()) && optim.eps() > 0,
+                   "optim.eps must be positive, is {}", optim.eps());
+  problems.require_share("optim.weight_decay", optim.weight_decay(), 0, 100);
+  problems.require_share("optim.min_ratio", optim.min_ratio(), 0, 1);
+  problems.require(std::isfinite(optim.clip_norm()) && optim.clip_norm() >= 0,
+                   "optim.clip_norm must be 0 (off) or positive, is {}", optim.clip_norm());
+  problems.require(optim.warmup_steps() >= 0 && optim.warmup_steps() <= kLargestExtent,
+                   "optim.warmup_steps must be 0 or more (and at most 2^40), is {}",
+                   optim.warmup_steps());
+  problems.require(optim.decay_steps() >= 0 && optim.decay_steps() <= kLargestExtent,
+                   "optim.decay_steps must be 0 or more (and at most 2^40), is {}",
+                   optim.decay_steps());
+  problems.require(optim.decay_steps() == 0 || optim.schedule() == config::Optimizer::WSD,
+                   "optim.decay_steps = {} has a meaning only with optim.schedule: WSD",
+                   optim.decay_steps());
+  problems.require(
+      train.steps() < 1 || optim.decay_steps() > kLargestExtent ||
+          optim.warmup_steps() <= train.steps() - optim.decay_steps(),
+      "optim.warmup_steps = {} and optim.decay_steps = {} together exceed train.steps = {}",
+      optim.warmup_steps(), optim.decay_steps(), train.steps());
+}
+
+}  // namespace
+
+std::vector<std::string> find_problems(const config::Run& run, int num_ranks) {
+  Problems problems;
+  problems.require(!run.output_dir().empty(), "output_dir is required: the folder of the run");
+  problems.require(!run.data().tokens().empty(),
+                   "data.tokens is required: a token file made by `longship prepare`");
+  problems.require(run.data().prefetch() >= 0 && run.data().prefetch() <= 1024,
+                   "data.prefetch must lie between 0 and 1024, is {}", run.data().prefetch());
+  check_model(run.model(), problems);
+  check_training(run, problems);
+  check_parallel(run, num_ranks, problems);
+  problems.require(run.checkpoint().every_steps() >= 0,
+                   "checkpoint.every_steps must be 0 or more, is {}",
+                   run.checkpoint().every_steps());
+  problems.require(run.checkpoint().keep() >= 0, "checkpoint.keep must be 0 or more, is {}",
+                   run.checkpoint().keep());
+  problems.require(run.telemetry().log_every() >= 1,
+                   "telemetry.log_every must be at least 1, is {}", run.telemetry().log_every());
+  return problems.take();
+}
+
+void validate(const config::Run& run, int num_ranks, const std::string& origin) {
+  const std::vector<std::string> problems = find_problems(run, num_ranks);
+  if (problems.empty()) return;
+  std::string list;
+  for (const std::string& problem : problems) list += "\n    - " + problem;
+  throw Error(ErrorCode::kConfig,
+              {.what = fmt::format("{} cannot run on {} rank{}: {} problem{}{}", origin, num_ranks,
+                                   num_ranks == 1 ? "" : "s", problems.size(),
+                                   problems.size() == 1 ? "" : "s", list),
+               .next = "correct the fields above; launch/config.proto explains each"});
+}
+
+void resolve_automatic_values(config::Run& run, int num_ranks) {
+  config::Parallel& parallel = *run.mutable_parallel();
+  if (parallel.dp() == 0) parallel.set_dp(parallel.sp() == 0 ? 1 : num_ranks / parallel.sp());
+  if (parallel.sp() == 0) parallel.set_sp(num_ranks / parallel.dp());
+  config::Attention& attention = *run.mutable_model()->mutable_attention();
+  if (attention.num_kv_heads() == 0) attention.set_num_kv_heads(attention.num_heads());
+  if (attention.head_size() == 0 && attention.num_heads() > 0)
+    attention.set_head_size(run.model().hidden_size() / attention.num_heads());
+}
+
+}  // namespace longship
