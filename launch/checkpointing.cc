@@ -1,0 +1,248 @@
+#include "launch/checkpointing.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <string_view>
+
+#include "launch/agreement.h"
+#include "launch/config.h"
+#include "launch/run_folder.h"
+#include "runtime/checkpoint/checkpoint_store.h"
+#include "runtime/checkpoint/checkpoint_writer.h"
+
+namespace longship {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Integers of the checkpoint header.
+constexpr const char* kNextSample = "data.next_sample";
+constexpr const char* kTokensConsumed = "tokens_consumed";
+constexpr const char* kOptimizerSteps = "optim.num_steps";
+constexpr const char* kDataHash = "data.content_hash";
+constexpr const char* kTokenizerHash = "data.tokenizer_hash";
+// A string of it.
+constexpr const char* kTokenizer = "data.tokenizer";
+
+std::vector<NamedTensor> all_tensors(const CheckpointSource& source) {
+  std::vector<NamedTensor> tensors = source.optimizer.state();
+  for (const Parameter& parameter : source.model.parameters.all())
+    tensors.push_back({parameter.name, parameter.master});
+  return tensors;
+}
+
+// Every rank holds all tensors; each writes its share, about equal in bytes.
+std::vector<NamedTensor> share_of(const Group& world, std::vector<NamedTensor> tensors) {
+  std::vector<int64_t> load(static_cast<size_t>(world.size()), 0);
+  std::vector<NamedTensor> mine;
+  for (NamedTensor& entry : tensors) {
+    const auto lightest = std::min_element(load.begin(), load.end());
+    *lightest += entry.tensor.num_bytes();
+    if (lightest - load.begin() == world.rank()) mine.push_back(std::move(entry));
+  }
+  return mine;
+}
+
+CheckpointHeader make_header(const CheckpointSource& source, const TrainingState& state) {
+  CheckpointHeader header;
+  header.step = state.step;
+  header.config_text = config_text(source.run);
+  header.integers = {{kNextSample, state.next_sample},
+                     {kTokensConsumed, state.tokens_consumed},
+                     {kOptimizerSteps, source.optimizer.num_steps()},
+                     {kDataHash, static_cast<int64_t>(source.tokens.content_hash())},
+                     {kTokenizerHash, static_cast<int64_t>(source.tokens.tokenizer_hash())}};
+  header.strings = {{kTokenizer, source.tokens.tokenizer_description()}};
+  header.dp = source.mesh.dp.size();
+  header.sp = source.mesh.sp.size();
+  header.library_versions = {{"longship", LONGSHIP_VERSION}};
+  return header;
+}
+
+int64_t header_integer(const Checkpoint& checkpoint, const char* name) {
+  const auto it = checkpoint.header().integers.find(name);
+  if (it == checkpoint.header().integers.end())
+    throw Error(ErrorCode::kCorrupt, {.what = fmt::format("{}: no training state `{}`",
+                                                          checkpoint.directory().string(), name),
+                                      .next = "this is not a checkpoint of `longship train`"});
+  return it->second;
+}
+
+// Fields that may change between the legs of one run without changing what is learned from what.
+bool may_change_on_resume(std::string_view field) {
+  for (std::string_view prefix :
+       {"output_dir", "data.tokens", "data.prefetch", "parallel.", "optim.", "checkpoint.",
+        "telemetry.", "train.steps", "train.micro_batch", "train.recompute",
+        "train.loss_chunk_tokens", "train.init_from"})
+    if (field.starts_with(prefix)) return true;
+  return false;
+}
+
+void check_same_run(const CheckpointSource& source, const Checkpoint& checkpoint,
+                    const Warn& warn) {
+  const std::string origin = checkpoint.directory().string();
+  const config::Run saved = parse_config(checkpoint.header().config_text, origin, {});
+  std::string forbidden, allowed;
+  for (const ConfigDifference& difference : compare_configs(saved, source.run)) {
+    std::string& list = may_change_on_resume(difference.field) ? allowed : forbidden;
+    list +=
+        fmt::format("\n    {}: {} -> {}", difference.field, difference.before, difference.after);
+  }
+  if (static_cast<uint64_t>(header_integer(checkpoint, kDataHash)) != source.tokens.content_hash())
+    forbidden += fmt::format("\n    the content of data.tokens ({})", source.run.data().tokens());
+  if (!forbidden.empty())
+    throw Error(ErrorCode::kConfig,
+                {.what = fmt::format("cannot resume from {}: the run was started with{}", origin,
+                                     forbidden),
+                 .next = "restore these, or choose a new output_dir (and train.init_from to keep "
+                         "the weights)"});
+  if (!allowed.empty()) warn("resuming with changes:" + allowed);
+}
+
+// Opens and verifies, each rank reading its share of the blocks; all ranks succeed or fail alike.
+Checkpoint open_together(const fs::path& directory, const Group& world) {
+  std::optional<Checkpoint> checkpoint;
+  run_together(world, "checkpoint.verify", [&] {
+    checkpoint = Checkpoint::open(directory);
+    checkpoint->verify(world.rank(), world.size());
+  });
+  return std::move(*checkpoint);
+}
+
+// The newest good one of `candidates`; nothing when the list is empty.
+std::optional<Checkpoint> newest_good(const std::vector<CheckpointLocation>& candidates,
+                                      const fs::path& root, const Group& world, const Warn& warn) {
+  std::string damage;
+  for (const CheckpointLocation& candidate : candidates) {
+    try {
+      return open_together(candidate.directory, world);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kCorrupt) throw;
+      damage += fmt::format("\n    {}", error.what());
+      warn(fmt::format("warning: skipping a damaged checkpoint: {}", error.what()));
+    }
+  }
+  if (candidates.empty()) return std::nullopt;
+  throw Error(ErrorCode::kCorrupt,
+              {.what = fmt::format("every checkpoint in {} is damaged{}", root.string(), damage),
+               .next = "restore one from a copy, or choose a new output_dir to start again"});
+}
+
+// Rank 0 looks, so that ranks cannot disagree about what is there.
+std::vector<CheckpointLocation> list_together(const fs::path& root, const Group& world) {
+  std::string names;
+  run_together(world, "checkpoint.list", [&] {
+    if (world.rank() != 0) return;
+    for (const CheckpointLocation& location : list_checkpoints(root))
+      names += location.directory.filename().string() + "\n";
+  });
+  names = world.all_gather_bytes("checkpoint.list", names)[0];
+  std::vector<CheckpointLocation> locations;
+  for (size_t begin = 0; begin < names.size();) {
+    const size_t end = names.find('\n', begin);
+    locations.push_back({0, root / names.substr(begin, end - begin)});
+    begin = end + 1;
+  }
+  return locations;
+}
+
+}  // namespace
+
+void save_checkpoint(const CheckpointSource& source, const TrainingState& state) {
+  const Group& world = source.mesh.world;
+  const fs::path root = RunFolder{source.run.output_dir()}.checkpoints();
+  std::optional<AtomicDirectory> directory;
+  std::string temporary_path;
+  run_together(world, "checkpoint.create", [&] {
+    if (world.rank() != 0) return;
+    directory.emplace(root / checkpoint_name(state.step));
+    temporary_path = directory->temporary_path().string();
+  });
+  temporary_path = world.all_gather_bytes("checkpoint.path", temporary_path)[0];
+
+  std::string record;
+  run_together(world, "checkpoint.write", [&] {
+    record = write_part(temporary_path, world.rank(), share_of(world, all_tensors(source)));
+  });
+  const std::vector<std::string> records = world.all_gather_bytes("checkpoint.records", record);
+  run_together(world, "checkpoint.commit", [&] {
+    if (world.rank() != 0) return;
+    commit_checkpoint(*directory, make_header(source, state), records);
+    if (source.run.checkpoint().keep() > 0) prune(root, source.run.checkpoint().keep());
+  });
+}
+
+std::optional<TrainingState> resume_from_checkpoint(const CheckpointSource& source,
+                                                    const Warn& warn) {
+  const Group& world = source.mesh.world;
+  const fs::path root = RunFolder{source.run.output_dir()}.checkpoints();
+  run_together(world, "checkpoint.orphans", [&] {
+    if (world.rank() == 0 && fs::exists(root)) remove_orphans(root);
+  });
+  const std::vector<CheckpointLocation> candidates = list_together(root, world);
+  const std::optional<Checkpoint> checkpoint = newest_good(candidates, root, world, warn);
+  if (!checkpoint) return std::nullopt;
+  if (!source.run.checkpoint().resume())
+    throw Error(
+        ErrorCode::kConfig,
+        {.what = fmt::format("{} already holds a run", source.run.output_dir()),
+         .found = fmt::format("{} and checkpoint.resume: false", checkpoint->directory().string()),
+         .next = "choose a new output_dir, or set checkpoint.resume=true"});
+  check_same_run(source, *checkpoint, warn);
+  run_together(world, "checkpoint.read", [&] {
+    read_weights(*checkpoint, source.model.parameters, checkpoint->directory().string());
+    for (const NamedTensor& entry : source.optimizer.state())
+      checkpoint->read(entry.name, entry.tensor);
+  });
+  source.optimizer.set_num_steps(header_integer(*checkpoint, kOptimizerSteps));
+  TrainingState state;
+  state.step = checkpoint->header().step;
+  state.next_sample = header_integer(*checkpoint, kNextSample);
+  state.tokens_consumed = header_integer(*checkpoint, kTokensConsumed);
+  return state;
+}
+
+Checkpoint open_verified_checkpoint(const std::string& path, const Group& world, const Warn& warn) {
+  const fs::path given(path);
+  if (fs::exists(given / "MANIFEST.pb")) return open_together(given, world);
+  const fs::path root = RunFolder{path}.checkpoints();
+  std::optional<Checkpoint> checkpoint = newest_good(list_together(root, world), root, world, warn);
+  if (!checkpoint)
+    throw Error(ErrorCode::kStorage, {.what = fmt::format("no checkpoint in {}", path),
+                                      .expected = "a run folder or a checkpoint folder",
+                                      .next = "check the path; `longship inspect` shows folders"});
+  return std::move(*checkpoint);
+}
+
+void check_tokenizer(const Checkpoint& checkpoint, const Tokenizer& tokenizer) {
+  if (static_cast<uint64_t>(header_integer(checkpoint, kTokenizerHash)) == tokenizer.hash()) return;
+  const auto it = checkpoint.header().strings.find(kTokenizer);
+  throw Error(ErrorCode::kConfig,
+              {.what = fmt::format("{} was trained with another tokenizer",
+                                   checkpoint.directory().string()),
+               .expected = it == checkpoint.header().strings.end() ? "" : it->second,
+               .found = tokenizer.description(),
+               .next = "name the tokenizer that the data was prepared with: --tokenizer"});
+}
+
+void read_weights(const Checkpoint& checkpoint, ParameterList& parameters,
+                  const std::string& origin) {
+  std::string problems;
+  for (const Parameter& parameter : parameters.all()) {
+    const CheckpointTensor* saved = checkpoint.find(parameter.name);
+    if (saved == nullptr) {
+      problems += fmt::format("\n    {}: missing", parameter.name);
+    } else if (saved->shape != parameter.master.shape()) {
+      problems += fmt::format("\n    {}: {} there, {} here", parameter.name,
+                              shape_string(saved->shape), shape_string(parameter.master.shape()));
+    }
+  }
+  if (!problems.empty())
+    throw Error(ErrorCode::kConfig,
+                {.what = fmt::format("the weights of {} do not fit the model{}", origin, problems),
+                 .next = "give `model` the shapes the checkpoint was trained with"});
+  for (Parameter& parameter : parameters.all()) checkpoint.read(parameter.name, parameter.master);
+  parameters.refresh_compute_copies();
+}
+
+}  // namespace longship
