@@ -1,3 +1,145 @@
-int main() {
-  return 0;
+// The longship program: reads the command line and calls a verb.
+#include <CLI/CLI.hpp>
+
+#include "launch/guarded_main.h"
+#include "launch/verbs.h"
+#include "runtime/error.h"
+
+namespace {
+
+using longship::ErrorCode;
+
+constexpr const char* kAbout =
+    "Longship trains language models on sequences too long for one device.\n"
+    "\n"
+    "  longship prepare --input books/ --output books.tokens\n"
+    "  mpirun -n 2 longship train run.textproto\n"
+    "  mpirun -n 2 longship eval runs/books --tokens books.tokens\n"
+    "  longship generate runs/books --prompt \"It is a truth\"";
+
+constexpr const char* kExitCodes =
+    "Exit codes: 0 done, 2 configuration, 3 corrupt data, 4 out of memory, 5 communication\n"
+    "time-out, 6 non-finite, 7 storage, 70 internal error, 75 stopped by a signal and saved.";
+
+void add_train(CLI::App& app, longship::TrainArguments& arguments) {
+  CLI::App* verb = app.add_subcommand(
+      "train",
+      "Train a model. Start it under mpirun; the ranks share each sequence (parallel.sp)\n"
+      "and the batch (parallel.dp). The same command resumes a run that was stopped.");
+  verb->add_option("config", arguments.config, "Run configuration (see launch/config.proto)")
+      ->required();
+  verb->add_option("--set", arguments.overrides,
+                   "Override a field: --set train.steps=200 (may be repeated)");
+}
+
+void add_prepare(CLI::App& app, longship::PrepareArguments& arguments) {
+  CLI::App* verb = app.add_subcommand(
+      "prepare",
+      "Turn text into a token file: .txt files (one document each), .jsonl files\n"
+      "(one document a line) or folders of both.");
+  verb->add_option("--input", arguments.inputs, "Text file, JSONL file or folder (repeatable)")
+      ->required();
+  verb->add_option("--output", arguments.output, "Token file to write")->required();
+  verb->add_option("--tokenizer", arguments.tokenizer,
+                   "\"byte\" (256 bytes and two special tokens) or a SentencePiece .model file")
+      ->capture_default_str();
+  verb->add_option("--text-field", arguments.text_field, "JSONL field that holds the text")
+      ->capture_default_str();
+  verb->add_option("--prompt-field", arguments.prompt_field,
+                   "JSONL field whose tokens come first and are not trained on, where present")
+      ->capture_default_str();
+  verb->add_option("--split-on", arguments.split_on,
+                   "Cut .txt files into documents at each occurrence of this text");
+  verb->add_option("--min-tokens", arguments.min_tokens, "Drop shorter documents")
+      ->capture_default_str();
+  verb->add_flag("--allow-invalid-utf8", arguments.allow_invalid_utf8,
+                 "Replace invalid UTF-8 by U+FFFD instead of stopping");
+  verb->add_flag("--overwrite", arguments.overwrite, "Replace the output if it exists");
+  verb->add_option("--threads", arguments.num_threads, "Worker threads; 0 uses all cores")
+      ->capture_default_str();
+}
+
+void add_eval(CLI::App& app, longship::EvalArguments& arguments) {
+  CLI::App* verb = app.add_subcommand(
+      "eval",
+      "Loss and perplexity of a checkpoint on a token file, by position in the document.\n"
+      "Runs on any number of ranks.");
+  verb->add_option("checkpoint", arguments.checkpoint, "Run folder or checkpoint folder")
+      ->required();
+  verb->add_option("--tokens", arguments.tokens, "Token file made by `longship prepare`")
+      ->required();
+  verb->add_option("--context", arguments.context, "Longest piece of a document; 0: as trained")
+      ->capture_default_str();
+  verb->add_option("--max-samples", arguments.max_samples, "Evaluate so many samples; 0: all")
+      ->capture_default_str();
+  verb->add_option("--json", arguments.json, "Also write the result to this file");
+  verb->add_option("--set", arguments.overrides,
+                   "Override a field of the checkpoint's configuration, such as\n"
+                   "model.attention.rope_theta=500000");
+}
+
+void add_generate(CLI::App& app, longship::GenerateArguments& arguments) {
+  CLI::App* verb = app.add_subcommand("generate", "Continue a prompt with a trained model.");
+  verb->add_option("checkpoint", arguments.checkpoint, "Run folder or checkpoint folder")
+      ->required();
+  auto* prompt = verb->add_option("--prompt", arguments.prompt, "Text to continue");
+  verb->add_option("--prompt-file", arguments.prompt_file, "File with the text to continue")
+      ->excludes(prompt);
+  verb->add_option("--tokenizer", arguments.tokenizer,
+                   "SentencePiece model the tokens were made with; default: byte-level");
+  verb->add_option("--max-tokens", arguments.max_tokens, "Tokens to generate")
+      ->capture_default_str();
+  verb->add_option("--temperature", arguments.temperature,
+                   "0 takes the likeliest token; higher is more random")
+      ->capture_default_str();
+  verb->add_option("--top-k", arguments.top_k, "Sample among the k likeliest tokens; 0: all")
+      ->capture_default_str();
+  verb->add_option("--top-p", arguments.top_p,
+                   "Sample among the likeliest tokens that together have this probability")
+      ->capture_default_str();
+  verb->add_option("--seed", arguments.seed, "Seed of sampling")->capture_default_str();
+  verb->add_option("--set", arguments.overrides, "Override a field of the configuration");
+}
+
+void add_inspect(CLI::App& app, longship::InspectArguments& arguments) {
+  CLI::App* verb = app.add_subcommand(
+      "inspect", "Show what is in a configuration, a token file, a checkpoint or a run folder.");
+  verb->add_option("path", arguments.path, "What to look at");
+  verb->add_flag("--verify", arguments.verify, "Read everything and check every checksum");
+  verb->add_flag("--strategies", arguments.strategies,
+                 "List the sequence-parallel strategies and what each supports");
+  verb->add_option("--ranks", arguments.num_ranks, "Ranks to check a configuration for")
+      ->capture_default_str();
+  verb->add_option("--set", arguments.overrides, "Override a field of the configuration");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(kAbout, "longship");
+  app.require_subcommand(1);
+  app.footer(kExitCodes);
+  app.set_version_flag("--version", LONGSHIP_VERSION);
+  longship::TrainArguments train;
+  longship::PrepareArguments prepare;
+  longship::EvalArguments eval;
+  longship::GenerateArguments generate;
+  longship::InspectArguments inspect;
+  add_prepare(app, prepare);
+  add_train(app, train);
+  add_eval(app, eval);
+  add_generate(app, generate);
+  add_inspect(app, inspect);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(ErrorCode::kConfig);
+  }
+  return longship::guarded_main([&] {
+    if (app.got_subcommand("train")) return longship::run_train(train);
+    if (app.got_subcommand("prepare")) return longship::run_prepare(prepare);
+    if (app.got_subcommand("eval")) return longship::run_eval(eval);
+    if (app.got_subcommand("generate")) return longship::run_generate(generate);
+    return longship::run_inspect(inspect);
+  });
 }

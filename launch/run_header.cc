@@ -1,0 +1,48 @@
+#include "launch/run_header.h"
+
+#include "runtime/telemetry/progress_line.h"
+
+namespace longship {
+
+std::string run_header(const config::Run& run, const Job& job, const Mesh& mesh, const Model& model,
+                       const Packing& packing, const TokenFile& tokens) {
+  const config::Train& train = run.train();
+  const int64_t num_parameters = model.parameters.num_elements();
+  const int64_t state_bytes =
+      num_parameters * (3 * 4 + (train.precision() == config::Train::BF16 ? 2 : 0));
+  const double epochs = static_cast<double>(train.steps() * train.global_batch()) /
+                        static_cast<double>(packing.num_samples());
+  std::string text;
+  text += fmt::format(
+      "model     {} parameters, {} layers, hidden {}, {} query and {} KV heads of {}, "
+      "rope theta {:g}\n",
+      short_count(static_cast<double>(num_parameters)), run.model().num_layers(),
+      run.model().hidden_size(), run.model().attention().num_heads(),
+      run.model().attention().num_kv_heads(), run.model().attention().head_size(),
+      run.model().attention().rope_theta());
+  text += fmt::format(
+      "data      {}: {} documents, {} tokens ({}); {} packing, {} samples an epoch\n",
+      tokens.path(), tokens.num_documents(), tokens.num_tokens(), tokens.tokenizer_description(),
+      packing_mode_name(packing.options().mode), packing.num_samples());
+  text += fmt::format("ranks     {} = dp {} x sp {}; {} on the {} layout; {} thread{} a rank\n",
+                      mesh.world.size(), mesh.dp.size(), mesh.sp.size(), run.parallel().strategy(),
+                      layout_name(layout_of(run)), job.ctx.num_threads,
+                      job.ctx.num_threads == 1 ? "" : "s");
+  text += fmt::format(
+      "step      {} samples of up to {} tokens, {} tokens a rank and micro-batch; {} "
+      "steps, {:.2f} epochs\n",
+      train.global_batch(), train.context(),
+      (train.micro_batch() * train.context() + mesh.sp.size() - 1) / mesh.sp.size(), train.steps(),
+      epochs);
+  text += fmt::format(
+      "memory    {} for weights and optimizer on each rank, plus gradients and "
+      "activations{}\n",
+      short_bytes(state_bytes), train.recompute() ? " (blocks recomputed)" : "");
+  text += fmt::format("numerics  {}, deterministic: the same command gives the same bits",
+                      train.precision() == config::Train::BF16
+                          ? "bf16 compute with fp32 weights and sums"
+                          : "fp32");
+  return text;
+}
+
+}  // namespace longship

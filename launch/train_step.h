@@ -1,0 +1,33 @@
+// One optimizer step: forward and backward over the micro-batches of this rank, gradients summed
+// over all ranks, the finite check, clipping, and the update.
+#pragma once
+
+#include <span>
+
+#include "data/batch.h"
+#include "launch/model.h"
+#include "optim/adamw.h"
+#include "parallel/mesh.h"
+
+namespace longship {
+
+struct StepOptions {
+  double learning_rate = 0;
+  double clip_norm = 0;  // 0: off
+};
+
+struct StepOutcome {
+  double loss = 0;              // mean over the loss tokens of the whole step, nats
+  double grad_norm = 0;         // global L2 norm before clipping
+  int64_t num_tokens = 0;       // input tokens of the step, all ranks
+  int64_t num_loss_tokens = 0;  // all ranks
+};
+
+// Loss and gradients are sums over tokens divided by the loss tokens of the whole step, counted
+// before the forward: they do not depend on how the work is split. On a non-finite loss or gradient
+// throws Error(kNonFinite) naming the first bad tensor, with weights and optimizer state unchanged.
+// A step without any loss token throws Error(kCorrupt). Collective over mesh.world.
+StepOutcome train_step(Context& ctx, Model& model, AdamW& optimizer, const Mesh& mesh,
+                       std::span<const Batch> micro_batches, const StepOptions& options);
+
+}  // namespace longship

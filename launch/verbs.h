@@ -1,0 +1,68 @@
+// The verbs of the `longship` program: one function and one source file each.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace longship {
+
+// train: config file, resume, step loop. Returns 0, or 75 when a signal stopped it after saving.
+struct TrainArguments {
+  std::string config;
+  std::vector<std::string> overrides;  // "section.field=value"
+};
+int run_train(const TrainArguments& arguments);
+
+// prepare: text, JSONL or folders into a token file.
+struct PrepareArguments {
+  std::vector<std::string> inputs;
+  std::string output;
+  std::string tokenizer = "byte";       // or the path of a SentencePiece model
+  std::string split_on;                 // .txt: cut documents at this text too
+  std::string text_field = "text";      // of JSONL
+  std::string prompt_field = "prompt";  // of JSONL: tokens without loss
+  int64_t min_tokens = 0;               // shorter documents are dropped
+  bool allow_invalid_utf8 = false;
+  bool overwrite = false;
+  int num_threads = 0;  // 0: all cores
+};
+int run_prepare(const PrepareArguments& arguments);
+
+// eval: loss and perplexity, by position, of a checkpoint on a token file.
+struct EvalArguments {
+  std::string checkpoint;  // a run folder or a checkpoint folder
+  std::string tokens;
+  std::vector<std::string> overrides;  // applied to the checkpoint's own configuration
+  int64_t context = 0;                 // longest piece of a document; 0: as trained
+  int64_t max_samples = 0;             // 0: all
+  std::string json;                    // also write the result here
+};
+int run_eval(const EvalArguments& arguments);
+
+// generate: continues a prompt.
+struct GenerateArguments {
+  std::string checkpoint;
+  std::vector<std::string> overrides;
+  std::string prompt;
+  std::string prompt_file;
+  std::string tokenizer;  // empty: byte-level
+  int64_t max_tokens = 200;
+  double temperature = 0;  // 0: greedy
+  int64_t top_k = 0;       // 0: off
+  double top_p = 1.0;
+  uint64_t seed = 0;
+};
+int run_generate(const GenerateArguments& arguments);
+
+// inspect: what is in a configuration, a token file or a checkpoint.
+struct InspectArguments {
+  std::string path;
+  std::vector<std::string> overrides;  // for a configuration
+  int num_ranks = 1;                   // for a configuration
+  bool verify = false;                 // read everything and check it
+  bool strategies = false;             // list the strategies instead
+};
+int run_inspect(const InspectArguments& arguments);
+
+}  // namespace longship
