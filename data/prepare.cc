@@ -100,8 +100,8 @@ class Preparation {
       throw Error(ErrorCode::kCorrupt,
                   {.what = "there is no document in the input",
                    .expected = "at least one document with text",
-                   .found = fmt::format("{} files, {} documents of nothing but white space, {} of "
-                                        "fewer than {} tokens",
+                   .found = fmt::format("files: {}; documents dropped: {} without text, {} shorter "
+                                        "than {} tokens",
                                         files.size(), report_.num_empty_documents,
                                         report_.num_short_documents, options_.min_tokens)});
     writer_.finish();
