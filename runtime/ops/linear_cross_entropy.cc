@@ -34,7 +34,7 @@ Softmax exponentiate(T* row, int64_t V) {
   constexpr int64_t kBlock = 2048;
   T max = -std::numeric_limits<T>::infinity();
 #pragma omp simd reduction(max : max)
-  for (int64_t v = 0; v < V; ++v) max = std::max(max, row[v]);
+  for (int64_t v = 0; v < V; ++v) max = row[v] > max ? row[v] : max;
   double sum = 0;
   for (int64_t begin = 0; begin < V; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, V);
@@ -109,7 +109,7 @@ void write_grad_logits(const T* exponentials, const Softmax& softmax, T weight, 
                        int64_t V, G* grad) {
   const T scale = static_cast<T>(static_cast<double>(weight) / softmax.sum);
   const T at_target = exponentials[target] * scale - weight;
-#pragma omp simd
+#pragma GCC ivdep
   for (int64_t v = 0; v < V; ++v) grad[v] = static_cast<G>(exponentials[v] * scale);
   grad[target] = static_cast<G>(at_target);
 }
