@@ -12,6 +12,9 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 
+// Far beyond any machine, and far enough below 2^63 that rounding up cannot overflow.
+constexpr int64_t kMostBytes = int64_t{1} << 56;
+
 // Sizes are rounded so that blocks are reused although shapes differ a little between batches:
 // to 64 bytes when small, to an eighth of the next power of two when large.
 int64_t rounded(int64_t bytes) {
@@ -29,21 +32,25 @@ Memory::~Memory() {
 
 void* Memory::allocate(int64_t bytes) {
   LONGSHIP_CHECK(bytes >= 0, "negative allocation of {} bytes", bytes);
-  const int64_t size = rounded(bytes);
   std::lock_guard lock(mutex_);
   void* block = nullptr;
+  const int64_t size = rounded(std::min(bytes, kMostBytes));
   if (auto it = free_blocks_.find(size); it != free_blocks_.end() && !it->second.empty()) {
     block = it->second.back();
     it->second.pop_back();
-  } else {
+  } else if (bytes < kMostBytes) {
     block = std::aligned_alloc(kAlignment, static_cast<size_t>(size));
-    if (block == nullptr)
-      throw Error(
-          ErrorCode::kOutOfMemory,
-          {.what = fmt::format("cannot allocate {:.1f} MiB of host memory", size / 1048576.0),
-           .found = fmt::format("{:.1f} MiB already live in this rank", live_bytes_ / 1048576.0),
-           .next = "use a shorter context, more ranks in `sp`, or train.recompute: true"});
+    if (block == nullptr) {
+      free_cached_blocks();
+      block = std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+    }
   }
+  if (block == nullptr)
+    throw Error(
+        ErrorCode::kOutOfMemory,
+        {.what = fmt::format("cannot allocate {:.1f} MiB of host memory", bytes / 1048576.0),
+         .found = fmt::format("{:.1f} MiB already live in this rank", live_bytes_ / 1048576.0),
+         .next = "use a shorter context, more ranks in `sp`, or train.recompute: true"});
   live_bytes_ += size;
   peak_bytes_ = std::max(peak_bytes_, live_bytes_);
   return block;
@@ -78,6 +85,10 @@ void Memory::reset_peak() {
 
 void Memory::trim() {
   std::lock_guard lock(mutex_);
+  free_cached_blocks();
+}
+
+void Memory::free_cached_blocks() {
   for (auto& [size, blocks] : free_blocks_)
     for (void* block : blocks) std::free(block);
   free_blocks_.clear();

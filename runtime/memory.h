@@ -17,7 +17,8 @@ class Memory {
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
-  // 64-byte aligned, uninitialised. Throws Error(kOutOfMemory) with the live and requested bytes.
+  // 64-byte aligned, uninitialised. Throws Error(kOutOfMemory) with the live and requested bytes,
+  // after giving cached blocks back in vain.
   void* allocate(int64_t bytes);
   void release(void* block, int64_t bytes) noexcept;
 
@@ -29,6 +30,8 @@ class Memory {
   void trim();
 
  private:
+  void free_cached_blocks();  // with mutex_ held
+
   mutable std::mutex mutex_;
   std::map<int64_t, std::vector<void*>> free_blocks_;
   int64_t live_bytes_ = 0;

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
+
+#include "runtime/strided_copy.h"
 
 namespace longship {
 namespace {
 
+// `shape` has passed num_elements().
 Shape packed_strides(const Shape& shape) {
   Shape strides(shape.size());
   int64_t step = 1;
@@ -15,60 +17,6 @@ Shape packed_strides(const Shape& shape) {
     step *= std::max<int64_t>(shape[i], 1);
   }
   return strides;
-}
-
-// Calls row(destination offset, source offset, length) for each innermost run of a strided copy.
-void for_each_run(const Shape& shape, const Shape& to_strides, const Shape& from_strides,
-                  const std::function<void(int64_t, int64_t, int64_t, int64_t, int64_t)>& run) {
-  if (shape.empty()) {
-    run(0, 0, 1, 1, 1);
-    return;
-  }
-  const size_t last = shape.size() - 1;
-  Shape index(shape.size(), 0);
-  while (true) {
-    int64_t to = 0, from = 0;
-    for (size_t i = 0; i < last; ++i) {
-      to += index[i] * to_strides[i];
-      from += index[i] * from_strides[i];
-    }
-    run(to, from, shape[last], to_strides[last], from_strides[last]);
-    size_t axis = last;
-    while (axis-- > 0) {
-      if (++index[axis] < shape[axis]) break;
-      index[axis] = 0;
-    }
-    if (axis == static_cast<size_t>(-1)) return;
-  }
-}
-
-template <class To, class From>
-To convert(From value) {
-  if constexpr (std::is_same_v<To, From>) {
-    return value;
-  } else if constexpr (std::is_same_v<To, bf16> || std::is_same_v<From, bf16>) {
-    return static_cast<To>(static_cast<float>(value));
-  } else {
-    return static_cast<To>(value);
-  }
-}
-
-template <class To, class From>
-void copy_strided(const Tensor& to, const Tensor& from) {
-  To* to_data = to.data<To>();
-  const From* from_data = from.data<From>();
-  if (to.is_contiguous() && from.is_contiguous()) {
-    const int64_t count = to.numel();
-    for (int64_t i = 0; i < count; ++i) to_data[i] = convert<To>(from_data[i]);
-    return;
-  }
-  for_each_run(to.shape(), to.strides(), from.strides(),
-               [&](int64_t to_offset, int64_t from_offset, int64_t length, int64_t to_step,
-                   int64_t from_step) {
-                 for (int64_t i = 0; i < length; ++i)
-                   to_data[to_offset + i * to_step] =
-                       convert<To>(from_data[from_offset + i * from_step]);
-               });
 }
 
 }  // namespace
@@ -89,12 +37,15 @@ struct Tensor::Storage {
 
 int64_t num_elements(const Shape& shape) {
   int64_t count = 1;
+  bool empty = false;
   for (int64_t extent : shape) {
     LONGSHIP_CHECK(extent >= 0, "negative extent in shape {}", shape_string(shape));
-    LONGSHIP_CHECK(!__builtin_mul_overflow(count, extent, &count), "shape {} overflows 64 bits",
-                   shape_string(shape));
+    empty |= extent == 0;
+    // Extents of 0 count as 1 here, so that strides cannot overflow either.
+    LONGSHIP_CHECK(!__builtin_mul_overflow(count, std::max<int64_t>(extent, 1), &count),
+                   "shape {} overflows 64 bits", shape_string(shape));
   }
-  return count;
+  return empty ? 0 : count;
 }
 
 std::string shape_string(const Shape& shape) {
@@ -167,16 +118,11 @@ std::byte* Tensor::raw() const {
 
 Tensor Tensor::reshape(Shape shape) const {
   LONGSHIP_CHECK(is_contiguous(), "reshape needs a contiguous tensor");
-  int64_t known = 1, wild = -1;
-  for (size_t i = 0; i < shape.size(); ++i) {
-    if (shape[i] == -1) {
-      LONGSHIP_CHECK(wild < 0, "more than one -1 in reshape");
-      wild = static_cast<int64_t>(i);
-    } else {
-      known *= shape[i];
-    }
+  if (auto wild = std::find(shape.begin(), shape.end(), -1); wild != shape.end()) {
+    *wild = 1;
+    const int64_t known = num_elements(shape);
+    *wild = known == 0 ? 0 : numel_ / known;
   }
-  if (wild >= 0) shape[static_cast<size_t>(wild)] = known == 0 ? 0 : numel_ / known;
   LONGSHIP_CHECK(num_elements(shape) == numel_, "reshape of {} to {}", shape_string(shape_),
                  shape_string(shape));
   Tensor view = *this;
@@ -228,44 +174,16 @@ Tensor Tensor::to(DType dtype) const {
 void Tensor::copy_from(const Tensor& source) const {
   LONGSHIP_CHECK(shape_ == source.shape_, "copy of {} into {}", shape_string(source.shape_),
                  shape_string(shape_));
-  if (numel_ == 0) return;
-  if (dtype_ == source.dtype_ && is_contiguous() && source.is_contiguous()) {
-    std::memmove(raw(), source.raw(), static_cast<size_t>(num_bytes()));
-    return;
-  }
-  if (is_floating(dtype_) && is_floating(source.dtype_)) {
-    dispatch_floating(dtype_, [&](auto to_tag) {
-      dispatch_floating(source.dtype_, [&](auto from_tag) {
-        copy_strided<decltype(to_tag), decltype(from_tag)>(*this, source);
-      });
-    });
-    return;
-  }
-  LONGSHIP_CHECK(dtype_ == source.dtype_, "copy of {} into {}", dtype_name(source.dtype_),
-                 dtype_name(dtype_));
-  switch (dtype_) {
-    case DType::kI32:
-      return copy_strided<int32_t, int32_t>(*this, source);
-    case DType::kI64:
-      return copy_strided<int64_t, int64_t>(*this, source);
-    default:
-      return copy_strided<uint8_t, uint8_t>(*this, source);
-  }
+  strided_copy(shape_, {raw(), dtype_, strides_}, {source.raw(), source.dtype_, source.strides_});
 }
 
 void Tensor::fill_zero() const {
-  if (numel_ == 0) return;
   if (is_contiguous()) {
     std::memset(raw(), 0, static_cast<size_t>(num_bytes()));
     return;
   }
-  const int64_t size = dtype_size(dtype_);
-  std::byte* base = raw();
-  for_each_run(shape_, strides_, strides_,
-               [&](int64_t offset, int64_t, int64_t length, int64_t step, int64_t) {
-                 for (int64_t i = 0; i < length; ++i)
-                   std::memset(base + (offset + i * step) * size, 0, static_cast<size_t>(size));
-               });
+  std::byte zero[sizeof(double)] = {};
+  strided_copy(shape_, {raw(), dtype_, strides_}, {zero, dtype_, Shape(shape_.size(), 0)});
 }
 
 }  // namespace longship

@@ -71,9 +71,9 @@ class Tensor {
   // This tensor if already contiguous, else a packed copy.
   Tensor contiguous() const;
   Tensor clone() const;
-  // A copy in another floating dtype (round to nearest even), or this tensor if equal.
+  // A copy in another floating dtype (as strided_copy() rounds), or this tensor if equal.
   Tensor to(DType dtype) const;
-  // Copies elements from `source` (same shape, any strides; floating dtypes convert).
+  // Copies elements from `source`: same shape, any strides, no overlap; floating dtypes convert.
   void copy_from(const Tensor& source) const;
   void fill_zero() const;
 

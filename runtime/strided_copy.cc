@@ -1,0 +1,169 @@
+#include "runtime/strided_copy.h"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+namespace longship {
+namespace {
+
+struct Axis {
+  int64_t extent = 1;
+  int64_t to_stride = 0;
+  int64_t from_stride = 0;
+};
+
+// The copy as nested loops, outermost first: rows and columns are the two innermost.
+struct Loops {
+  std::vector<Axis> outer;
+  Axis rows, columns;
+};
+
+// Orders the axes by the strides of `to`, and joins those that form one run in both views.
+std::vector<Axis> joined_axes(const std::vector<int64_t>& shape,
+                              const std::vector<int64_t>& to_strides,
+                              const std::vector<int64_t>& from_strides) {
+  std::vector<Axis> axes;
+  for (size_t i = 0; i < shape.size(); ++i)
+    if (shape[i] != 1) axes.push_back({shape[i], to_strides[i], from_strides[i]});
+  std::stable_sort(axes.begin(), axes.end(),
+                   [](const Axis& a, const Axis& b) { return a.to_stride > b.to_stride; });
+  std::vector<Axis> joined;
+  for (const Axis& axis : axes) {
+    if (!joined.empty() && joined.back().to_stride == axis.to_stride * axis.extent &&
+        joined.back().from_stride == axis.from_stride * axis.extent) {
+      joined.back() = {joined.back().extent * axis.extent, axis.to_stride, axis.from_stride};
+    } else {
+      joined.push_back(axis);
+    }
+  }
+  return joined;
+}
+
+bool is_run(const Axis& axis) {
+  return axis.to_stride == 1 && axis.from_stride == 1;
+}
+
+Loops plan_loops(std::vector<Axis> axes) {
+  Loops loops{{}, {}, {1, 1, 1}};
+  if (!axes.empty()) {
+    loops.columns = axes.back();
+    axes.pop_back();
+  }
+  if (!axes.empty()) {
+    // Without runs, rows are the axis along which `from` is densest: tiles of rows and columns then
+    // use whole cache lines on both sides.
+    auto rows = axes.end() - 1;
+    if (!is_run(loops.columns))
+      rows = std::min_element(axes.begin(), axes.end(), [](const Axis& a, const Axis& b) {
+        return a.from_stride < b.from_stride;
+      });
+    loops.rows = *rows;
+    axes.erase(rows);
+  }
+  loops.outer = std::move(axes);
+  return loops;
+}
+
+template <class To, class From>
+To convert(From value) {
+  if constexpr (std::is_same_v<To, From>) {
+    return value;
+  } else if constexpr (std::is_same_v<To, bf16> || std::is_same_v<From, bf16>) {
+    return static_cast<To>(static_cast<float>(value));
+  } else {
+    return static_cast<To>(value);
+  }
+}
+
+template <class To, class From>
+void copy_run(To* __restrict to, const From* __restrict from, int64_t count) {
+  if constexpr (std::is_same_v<To, From>) {
+    std::memcpy(to, from, static_cast<size_t>(count) * sizeof(To));
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = convert<To>(from[i]);
+  }
+}
+
+template <class To, class From>
+void copy_tile(To* to, const From* from, const Axis& rows, const Axis& columns) {
+  for (int64_t row = 0; row < rows.extent; ++row) {
+    To* to_row = to + row * rows.to_stride;
+    const From* from_row = from + row * rows.from_stride;
+    if (is_run(columns)) {
+      copy_run(to_row, from_row, columns.extent);
+    } else {
+      for (int64_t column = 0; column < columns.extent; ++column)
+        to_row[column * columns.to_stride] = convert<To>(from_row[column * columns.from_stride]);
+    }
+  }
+}
+
+template <class To, class From>
+void copy_elements(const Loops& loops, To* to, const From* from) {
+  constexpr int64_t kRunTile = 1 << 14, kSquareTile = 32, kThreadedElements = 1 << 17;
+  const Axis &rows = loops.rows, &columns = loops.columns;
+  int64_t tile_rows = kSquareTile, tile_columns = kSquareTile;
+  if (is_run(columns)) {
+    tile_columns = std::min(columns.extent, kRunTile);
+    tile_rows = kRunTile / tile_columns;
+  }
+  const int64_t row_tiles = (rows.extent + tile_rows - 1) / tile_rows;
+  const int64_t column_tiles = (columns.extent + tile_columns - 1) / tile_columns;
+  int64_t num_tiles = row_tiles * column_tiles, num_elements = rows.extent * columns.extent;
+  for (const Axis& axis : loops.outer) {
+    num_tiles *= axis.extent;
+    num_elements *= axis.extent;
+  }
+#pragma omp parallel for schedule(static) if (num_elements >= kThreadedElements)
+  for (int64_t tile = 0; tile < num_tiles; ++tile) {
+    const int64_t column = tile % column_tiles * tile_columns;
+    const int64_t row = tile / column_tiles % row_tiles * tile_rows;
+    int64_t to_offset = row * rows.to_stride + column * columns.to_stride;
+    int64_t from_offset = row * rows.from_stride + column * columns.from_stride;
+    int64_t rest = tile / column_tiles / row_tiles;
+    for (size_t i = loops.outer.size(); i-- > 0;) {
+      const Axis& axis = loops.outer[i];
+      to_offset += rest % axis.extent * axis.to_stride;
+      from_offset += rest % axis.extent * axis.from_stride;
+      rest /= axis.extent;
+    }
+    Axis part_rows = rows, part_columns = columns;
+    part_rows.extent = std::min(tile_rows, rows.extent - row);
+    part_columns.extent = std::min(tile_columns, columns.extent - column);
+    copy_tile(to + to_offset, from + from_offset, part_rows, part_columns);
+  }
+}
+
+template <class To, class From>
+void copy_typed(const Loops& loops, const StridedView& to, const StridedView& from) {
+  copy_elements(loops, reinterpret_cast<To*>(to.data), reinterpret_cast<const From*>(from.data));
+}
+
+}  // namespace
+
+void strided_copy(const std::vector<int64_t>& shape, const StridedView& to,
+                  const StridedView& from) {
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return;
+  const Loops loops = plan_loops(joined_axes(shape, to.strides, from.strides));
+  if (is_floating(to.dtype) && is_floating(from.dtype)) {
+    dispatch_floating(to.dtype, [&](auto to_tag) {
+      dispatch_floating(from.dtype, [&](auto from_tag) {
+        copy_typed<decltype(to_tag), decltype(from_tag)>(loops, to, from);
+      });
+    });
+    return;
+  }
+  LONGSHIP_CHECK(to.dtype == from.dtype, "copy of {} into {}", dtype_name(from.dtype),
+                 dtype_name(to.dtype));
+  switch (to.dtype) {
+    case DType::kI32:
+      return copy_typed<int32_t, int32_t>(loops, to, from);
+    case DType::kI64:
+      return copy_typed<int64_t, int64_t>(loops, to, from);
+    default:
+      return copy_typed<uint8_t, uint8_t>(loops, to, from);
+  }
+}
+
+}  // namespace longship
