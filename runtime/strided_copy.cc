@@ -101,7 +101,9 @@ void copy_tile(To* to, const From* from, const Axis& rows, const Axis& columns) 
 
 template <class To, class From>
 void copy_elements(const Loops& loops, To* to, const From* from) {
-  constexpr int64_t kRunTile = 1 << 14, kSquareTile = 32, kThreadedElements = 1 << 17;
+  constexpr int64_t kRunTile = 1 << 14, kThreadedElements = 1 << 17;
+  // As many lines as an L1 set has ways: with strides that are powers of two they share a set.
+  constexpr int64_t kSquareTile = 8;
   const Axis &rows = loops.rows, &columns = loops.columns;
   int64_t tile_rows = kSquareTile, tile_columns = kSquareTile;
   if (is_run(columns)) {
