@@ -1,3 +1,5 @@
+#include "runtime/ops/matmul.h"
+
 #include <omp.h>
 
 #include <algorithm>
@@ -8,7 +10,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "runtime/ops/matmul.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {

@@ -3,11 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "runtime/random.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
+#include "tests/support/op_check.h"
 
 namespace longship {
 namespace {
@@ -158,9 +159,8 @@ TEST(LinearCrossEntropy, GivesTheSameBitsForAnyNumberOfThreads) {
     for (const int num_threads : {2, 3, 8}) {
       const Result found = run(problem, dtype, num_threads, 200);
       EXPECT_EQ(found.loss, first.loss);
-      EXPECT_EQ(std::memcmp(found.dh_TE.raw(), first.dh_TE.raw(), found.dh_TE.num_bytes()), 0);
-      EXPECT_EQ(std::memcmp(found.dhead_VE.raw(), first.dhead_VE.raw(), found.dhead_VE.num_bytes()),
-                0);
+      EXPECT_TRUE(testing::bitwise_equal(found.dh_TE, first.dh_TE));
+      EXPECT_TRUE(testing::bitwise_equal(found.dhead_VE, first.dhead_VE));
     }
   }
 }
@@ -176,8 +176,8 @@ TEST(LinearCrossEntropy, TokensOfWeightZeroLeaveNoTrace) {
       dirty.h_TE.data<double>()[t * 7 + 3] = std::numeric_limits<double>::quiet_NaN();
   const Result found = run(dirty, DType::kF32, 2, 32);
   EXPECT_EQ(found.loss, clean.loss);
-  EXPECT_EQ(std::memcmp(found.dh_TE.raw(), clean.dh_TE.raw(), found.dh_TE.num_bytes()), 0);
-  EXPECT_EQ(std::memcmp(found.dhead_VE.raw(), clean.dhead_VE.raw(), found.dhead_VE.num_bytes()), 0);
+  EXPECT_TRUE(testing::bitwise_equal(found.dh_TE, clean.dh_TE));
+  EXPECT_TRUE(testing::bitwise_equal(found.dhead_VE, clean.dhead_VE));
 }
 
 TEST(LinearCrossEntropy, ARankWithoutLossTokensGivesZeros) {
@@ -220,15 +220,10 @@ TEST(LinearCrossEntropy, RefusesTargetsOutsideTheVocabulary) {
     const Problem problem = make_problem(ctx, 9, 5, 7, false);
     problem.targets_T.data<int32_t>()[4] = bad;
     ctx.num_threads = 3;
-    try {
+    testing::expect_error(ErrorCode::kCorrupt, {"token 4", std::to_string(bad), "[0, 7)"}, [&] {
       linear_cross_entropy(ctx, problem.h_TE, problem.head_VE, problem.targets_T, problem.weights_T,
                            4);
-      FAIL() << "target " << bad << " was accepted";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::kCorrupt);
-      EXPECT_NE(error.report().what.find("token 4"), std::string::npos) << error.what();
-      EXPECT_EQ(error.report().found, std::to_string(bad));
-    }
+    });
     EXPECT_THROW(token_cross_entropy(ctx, problem.h_TE, problem.head_VE, problem.targets_T, 4),
                  Error);
   }

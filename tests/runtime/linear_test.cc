@@ -5,13 +5,14 @@
 #include <omp.h>
 
 #include <cmath>
-#include <cstring>
 
 #include "tests/support/gradient_check.h"
+#include "tests/support/op_check.h"
 
 namespace longship {
 namespace {
 
+using testing::bitwise_equal;
 using testing::random_tensor;
 using testing::relative_rms;
 
@@ -38,12 +39,6 @@ Tensor reference_product(Context& ctx, const Tensor& a, const Tensor& b_view,
       for (int64_t n = 0; n < N; ++n) sum[m * N + n] += factor * b.data<double>()[k * N + n];
     }
   return c;
-}
-
-bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() && a.is_contiguous() &&
-         b.is_contiguous() &&
-         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.num_bytes())) == 0;
 }
 
 // RMS error of a product of standard normals, in units of the standard deviation of its elements:
@@ -134,7 +129,7 @@ TEST(Matmul, GivesTheSameBitsForAnyNumberOfThreads) {
         const Tensor c = ctx.zeros({extents[0], extents[1]}, types.result);
         matmul(ctx, a, b, c, true);
         if (!first.defined()) first = c;
-        EXPECT_TRUE(same_bits(c, first)) << num_threads << " threads " << shape_string(extents);
+        EXPECT_TRUE(bitwise_equal(c, first)) << num_threads << " threads " << shape_string(extents);
       }
     }
 }
@@ -156,7 +151,7 @@ TEST(Matmul, HandlesEmptyExtents) {
            ctx.empty({0, 3}, types.result));
     const Tensor c = operand(ctx, 4, 3, types.result, 0, 1), before = c.clone();
     matmul(ctx, ctx.empty({4, 0}, types.operand), ctx.empty({0, 3}, types.operand), c, true);
-    EXPECT_TRUE(same_bits(c, before));
+    EXPECT_TRUE(bitwise_equal(c, before));
     matmul(ctx, ctx.empty({4, 0}, types.operand), ctx.empty({0, 3}, types.operand), c);
     EXPECT_EQ(relative_rms(c, ctx.zeros({4, 3}, types.result)), 0.0);
   }
@@ -177,88 +172,84 @@ TEST(Matmul, RefusesWrongShapesTypesAndStrides) {
   EXPECT_THROW(matmul_bias(ctx, a, b, ctx.zeros({2}, DType::kBF16), c), Error);
 }
 
-TEST(Linear, BackwardMatchesCentralDifferences) {
-  Context ctx;
-  for (const Shape& extents : std::vector<Shape>{{1, 5, 3}, {7, 3, 5}, {3, 1, 1}, {33, 17, 9}}) {
-    const int64_t T = extents[0], I = extents[1], O = extents[2];
-    testing::check_gradients(
-        [](Context& inner, const std::vector<Variable>& in) {
-          return std::vector<Variable>{linear(inner, in[0], in[1], in[2])};
-        },
-        {random_tensor(ctx, {T, I}, 1), random_tensor(ctx, {O, I}, 2), random_tensor(ctx, {O}, 3)});
-    testing::check_gradients(
-        [](Context& inner, const std::vector<Variable>& in) {
-          return std::vector<Variable>{linear(inner, in[0], in[1])};
-        },
-        {random_tensor(ctx, {T, I}, 1), random_tensor(ctx, {O, I}, 2)});
-  }
+std::vector<Variable> with_bias(Context& ctx, const std::vector<Variable>& in) {
+  return {linear(ctx, in[0], in[1], in[2])};
 }
 
-struct LinearResult {
-  Tensor y, dx, dw, dbias;
-};
+std::vector<Variable> without_bias(Context& ctx, const std::vector<Variable>& in) {
+  return {linear(ctx, in[0], in[1])};
+}
 
-// Runs `repeats` forward and backward passes with inputs that are a function of the shape only.
-LinearResult run_linear(DType dtype, int num_threads, int64_t T, int64_t I, int64_t O,
-                        int repeats = 1) {
-  testing::TapeContext recorded;
-  recorded.ctx.num_threads = num_threads;
-  Context& ctx = recorded.ctx;
-  // The fp64 reference sees the inputs after rounding to bf16, so that it differs by sums only.
-  auto input = [&](Shape shape, uint64_t seed) {
-    return random_tensor(ctx, std::move(shape), seed).to(DType::kBF16).to(dtype);
-  };
-  const Variable x = Variable::leaf(input({T, I}, 1)), w = Variable::leaf(input({O, I}, 2));
-  const Variable bias = Variable::leaf(input({O}, 3));
-  Tensor y;
-  for (int i = 0; i < repeats; ++i) {
-    const Variable out = linear(ctx, x, w, bias);
-    y = out.value();
-    recorded.tape.backward(ctx, out, input({T, O}, 4));
+std::vector<Tensor> linear_inputs(Context& ctx, int64_t T, int64_t I, int64_t O) {
+  return {random_tensor(ctx, {T, I}, 1), random_tensor(ctx, {O, I}, 2), random_tensor(ctx, {O}, 3)};
+}
+
+TEST(Linear, GradientsEqualCentralDifferences) {
+  Context ctx;
+  for (const Shape& extents : std::vector<Shape>{{1, 5, 3}, {7, 3, 5}, {3, 1, 1}, {33, 17, 9}}) {
+    std::vector<Tensor> inputs = linear_inputs(ctx, extents[0], extents[1], extents[2]);
+    testing::check_gradients(with_bias, inputs);
+    inputs.pop_back();
+    testing::check_gradients(without_bias, inputs);
   }
-  return {y, x.gradient()->sum(), w.gradient()->sum(), bias.gradient()->sum()};
 }
 
 TEST(Linear, Fp32AndBf16MatchFp64) {
+  Context ctx;
   for (const Shape& extents :
-       std::vector<Shape>{{1, 257, 129}, {3, 65, 1}, {301, 65, 131}, {1025, 31, 257}})
-    for (const int repeats : {1, 2}) {
-      const int64_t T = extents[0], I = extents[1], O = extents[2];
-      const LinearResult expected = run_linear(DType::kF64, 1, T, I, O, repeats);
-      for (const DType dtype : {DType::kF32, DType::kBF16}) {
-        const LinearResult found = run_linear(dtype, 2, T, I, O, repeats);
-        EXPECT_EQ(found.y.dtype(), dtype);
-        EXPECT_EQ(found.dw.dtype(), DType::kF32);
-        EXPECT_LE(relative_rms(found.y, expected.y), bound(dtype));
-        EXPECT_LE(relative_rms(found.dx, expected.dx), bound(dtype));
-        // Gradients of parameters are summed and kept in fp32 whatever the compute type.
-        EXPECT_LE(relative_rms(found.dw, expected.dw), bound(DType::kF32));
-        EXPECT_LE(relative_rms(found.dbias, expected.dbias), bound(DType::kF32));
-      }
-    }
+       std::vector<Shape>{{1, 257, 129}, {3, 65, 31}, {301, 65, 131}, {1025, 31, 257}})
+    testing::check_precision(with_bias, linear_inputs(ctx, extents[0], extents[1], extents[2]));
 }
 
 TEST(Linear, GivesTheSameBitsForAnyNumberOfThreads) {
+  Context ctx;
+  testing::check_thread_invariance(with_bias, linear_inputs(ctx, 1027, 129, 257));
+}
+
+TEST(Linear, GradientsOfParametersStayInFp32) {
+  // The sum over 4097 tokens of products near 1 keeps its last digits, which bf16 would drop.
+  Context ctx;
+  const std::vector<Tensor> inputs = linear_inputs(ctx, 4097, 3, 5);
+  const testing::OpResult exact = testing::run_op(with_bias, inputs, DType::kF64);
+  const testing::OpResult found = testing::run_op(with_bias, inputs, DType::kBF16);
+  for (const size_t parameter : {1, 2}) {
+    EXPECT_EQ(found.gradients[parameter].dtype(), DType::kF32);
+    EXPECT_LE(relative_rms(found.gradients[parameter], exact.gradients[parameter]), 1e-6);
+  }
+}
+
+TEST(Linear, AddsToTheGradientsThatAreThere) {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64}) {
-    const LinearResult first = run_linear(dtype, 1, 1027, 129, 257, 2);
-    for (const int num_threads : {2, 3, 8}) {
-      const LinearResult found = run_linear(dtype, num_threads, 1027, 129, 257, 2);
-      EXPECT_TRUE(same_bits(found.y, first.y));
-      EXPECT_TRUE(same_bits(found.dx, first.dx));
-      EXPECT_TRUE(same_bits(found.dw, first.dw));
-      EXPECT_TRUE(same_bits(found.dbias, first.dbias));
+    testing::TapeContext recorded;
+    Context& ctx = recorded.ctx;
+    std::vector<Variable> leaves;
+    for (const Tensor& input : linear_inputs(ctx, 67, 9, 33))
+      leaves.push_back(Variable::leaf(input.to(dtype)));
+    std::vector<Tensor> once;
+    for (int repeat = 0; repeat < 2; ++repeat) {
+      const Variable y = linear(ctx, leaves[0], leaves[1], leaves[2]);
+      recorded.tape.backward(ctx, y, y.value().clone());
+      if (repeat == 0)
+        for (const Variable& leaf : leaves) once.push_back(leaf.gradient()->sum().clone());
+    }
+    for (size_t i = 0; i < leaves.size(); ++i) {
+      const Tensor twice = leaves[i].gradient()->sum().to(DType::kF64);
+      const Tensor one = once[i].to(DType::kF64);
+      for (int64_t n = 0; n < one.numel(); ++n)
+        EXPECT_NEAR(twice.data<double>()[n], 2 * one.data<double>()[n], 1e-4) << "input " << i;
     }
   }
 }
 
 TEST(Linear, AShardWithoutTokensGivesZeroWeightGradients) {
+  Context ctx;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64}) {
-    const LinearResult result = run_linear(dtype, 2, 0, 5, 3);
-    EXPECT_EQ(result.y.shape(), (Shape{0, 3}));
-    EXPECT_EQ(result.dx.shape(), (Shape{0, 5}));
-    for (const Tensor& gradient : {result.dw, result.dbias}) {
-      Context ctx;
-      EXPECT_EQ(relative_rms(gradient, ctx.zeros(gradient.shape(), gradient.dtype())), 0.0);
+    const testing::OpResult result = testing::run_op(with_bias, linear_inputs(ctx, 0, 5, 3), dtype);
+    EXPECT_EQ(result.outputs[0].shape(), (Shape{0, 3}));
+    EXPECT_EQ(result.gradients[0].shape(), (Shape{0, 5}));
+    for (const size_t parameter : {1, 2}) {
+      const Tensor& gradient = result.gradients[parameter];
+      EXPECT_TRUE(bitwise_equal(gradient, ctx.zeros(gradient.shape(), gradient.dtype())));
     }
   }
 }
