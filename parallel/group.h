@@ -1,10 +1,12 @@
 // Group: a set of ranks that talk to each other, as a cheap value over MPI or a single rank.
 //
 // Every operation is asynchronous and carries a label, under which the bytes that leave this rank
-// are counted. All ranks of a group must issue the same operations in the same order. Tensors
-// passed in must be contiguous and must not be changed (sends) or read (receives) before the
-// operation's Work is done; the Work keeps them alive. Dtypes are any, unless an operation sums.
-// Sums are taken in ascending rank order, so every rank gets the same bits in every run.
+// are counted. All ranks of a group must issue the same operations in the same order, from one
+// thread at a time; different groups may be used by different threads at once, but only one thread
+// of a rank may split(). Tensors passed in must be contiguous and must not be changed (sends) or
+// read (receives) before the operation's Work is done; until then the operation keeps them alive.
+// Dtypes are any, unless an operation sums. Sums are taken in ascending rank order, so every rank
+// gets the same bits in every run.
 #pragma once
 
 #include <cstdint>

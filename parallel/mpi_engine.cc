@@ -13,18 +13,16 @@ namespace longship {
 namespace {
 
 // How long the engine rests between polls that find nothing: not at all at first, then ever longer,
-// so that ranks that share a core let each other work.
+// so that ranks that share a core let each other work. It sleeps and never yields: a thread that
+// yields to one that computes waits for a whole time slice, one that wakes up runs at once.
 class Backoff {
  public:
   void reset() { idle_polls_ = 0; }
   void rest() {
-    constexpr int kYields = 50;
-    if (++idle_polls_ <= kYields) {
-      std::this_thread::yield();
-      return;
-    }
-    const int doublings = std::min((idle_polls_ - kYields) / 16, 2);
-    std::this_thread::sleep_for(std::chrono::microseconds(20) * (1 << doublings));
+    constexpr int kBusyPolls = 20;
+    if (++idle_polls_ <= kBusyPolls) return;
+    const int doublings = std::min((idle_polls_ - kBusyPolls) / 16, 3);
+    std::this_thread::sleep_for(std::chrono::microseconds(10) * (1 << doublings));
   }
 
  private:

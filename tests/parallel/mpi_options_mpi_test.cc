@@ -11,13 +11,17 @@
 #include "tests/support/mpi_main.h"
 
 namespace longship {
+
+// Long enough that MPI does not take a message before its receiver is there.
+constexpr int64_t kPieceBytes = 100003;
+
 namespace {
 
 using testing::world;
 
 const std::shared_ptr<Memory> kMemory = std::make_shared<Memory>();
 
-// At 1000 bytes a piece: exactly one piece, one byte more, and many with an odd rest.
+// Exactly one piece, one byte more, many with an odd rest, and less than one.
 TEST(MessagePieces, ArriveWholeAndInOrder) {
   const int size = world().size(), rank = world().rank();
   const int next = (rank + 1) % size, previous = (rank + size - 1) % size;
@@ -27,7 +31,7 @@ TEST(MessagePieces, ArriveWholeAndInOrder) {
   };
   std::vector<P2P> batch;
   std::vector<Tensor> received;
-  const std::vector<int64_t> lengths = {1000, 1001, 123457, 1, 999};
+  const std::vector<int64_t> lengths = {kPieceBytes, kPieceBytes + 1, 1234577, 1, kPieceBytes - 1};
   for (const int64_t length : lengths) {
     const Tensor sent = Tensor::empty(kMemory, {length}, DType::kU8);
     for (int64_t i = 0; i < length; ++i) sent.data<uint8_t>()[i] = byte(rank, length, i);
@@ -42,11 +46,11 @@ TEST(MessagePieces, ArriveWholeAndInOrder) {
 }
 
 TEST(MessagePieces, AreReducedLikeWholeMessages) {
-  const Tensor tensor = Tensor::empty(kMemory, {10007}, DType::kI32);
-  for (int32_t i = 0; i < 10007; ++i) tensor.data<int32_t>()[i] = i + world().rank();
+  const Tensor tensor = Tensor::empty(kMemory, {300007}, DType::kI32);
+  for (int32_t i = 0; i < 300007; ++i) tensor.data<int32_t>()[i] = i + world().rank();
   world().all_reduce("test.pieces", tensor).wait();
   const int32_t size = world().size();
-  for (int32_t i = 0; i < 10007; ++i)
+  for (int32_t i = 0; i < 300007; ++i)
     ASSERT_EQ(tensor.data<int32_t>()[i], i * size + size * (size - 1) / 2);
 }
 
@@ -76,7 +80,7 @@ TEST(Deadline, NamesOperationGroupAndTheRanksThatAreMissing) {
 
 TEST(Deadline, NamesTheRankThatDoesNotTakeAMessage) {
   const Group pair = world().split(world().rank() / 2, 0);
-  const Tensor large = Tensor::zeros(kMemory, {8 << 20}, DType::kU8);
+  const Tensor large = Tensor::zeros(kMemory, {1 << 20}, DType::kU8);
   if (pair.rank() == 0) {
     Work work = pair.exchange("test.deaf", {P2P::send(1, large)});
     testing::expect_error(ErrorCode::kTimeout, {"`test.deaf`", "our message not taken by rank 1"},
@@ -92,5 +96,6 @@ TEST(Deadline, NamesTheRankThatDoesNotTakeAMessage) {
 }  // namespace longship
 
 int main(int argc, char** argv) {
-  return longship_mpi_test_main(argc, argv, {.timeout_s = 2, .max_message_bytes = 1000});
+  return longship_mpi_test_main(argc, argv,
+                                {.timeout_s = 2, .max_message_bytes = longship::kPieceBytes});
 }

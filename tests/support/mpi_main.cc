@@ -40,8 +40,9 @@ int longship_mpi_test_main(int argc, char** argv, longship::MpiRuntime::Options 
     explicit FailureWatcher(int r) : rank(r) {}
     void OnTestPartResult(const ::testing::TestPartResult& result) override {
       if (result.failed() && rank != 0)
-        std::fprintf(stderr, "rank %d: %s:%d\n%s\n", rank, result.file_name(), result.line_number(),
-                     result.message());
+        std::fprintf(stderr, "rank %d: %s:%d\n%s\n", rank,
+                     result.file_name() != nullptr ? result.file_name() : "in the test body",
+                     result.line_number(), result.message());
       if (result.fatally_failed()) {
         std::fflush(nullptr);
         runtime->abort(1);
