@@ -95,7 +95,4 @@ TEST(Deadline, NamesTheRankThatDoesNotTakeAMessage) {
 }  // namespace
 }  // namespace longship
 
-int main(int argc, char** argv) {
-  return longship_mpi_test_main(argc, argv,
-                                {.timeout_s = 2, .max_message_bytes = longship::kPieceBytes});
-}
+LONGSHIP_MPI_TEST_MAIN({.timeout_s = 2, .max_message_bytes = longship::kPieceBytes})

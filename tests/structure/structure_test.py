@@ -102,6 +102,8 @@ class Rules(unittest.TestCase):
     def test_tests_are_built(self):
         tree = {
             "tests/parallel/good_mpi_test.cc": "// ranks: 1 2\nLONGSHIP_MPI_TEST_MAIN()\n",
+            "tests/parallel/own_options_mpi_test.cc":
+                "// ranks: 2\nLONGSHIP_MPI_TEST_MAIN({.timeout_s = 1})\n",
             "tests/parallel/bad_mpi_test.cc": "// ranks:\n",
             "tests/lost_test.cc": "",
             "tests/data/found_test.cc": "",

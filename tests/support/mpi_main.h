@@ -13,9 +13,10 @@ Group world();
 int longship_mpi_test_main(int argc, char** argv,
                            longship::MpiRuntime::Options options = {.timeout_s = 120});
 
-// Put once at the end of every *_mpi_test.cc. A test that fails fatally (ASSERT_*, an exception) on
-// any rank ends the job, as the other ranks would wait for what that rank no longer sends.
-#define LONGSHIP_MPI_TEST_MAIN()               \
-  int main(int argc, char** argv) {            \
-    return longship_mpi_test_main(argc, argv); \
+// Put once at the end of every *_mpi_test.cc; takes MpiRuntime::Options if a test needs its own. A
+// test that fails fatally (ASSERT_*, an exception) on any rank ends the job, as the other ranks
+// would wait for what that rank no longer sends.
+#define LONGSHIP_MPI_TEST_MAIN(...)                                       \
+  int main(int argc, char** argv) {                                       \
+    return longship_mpi_test_main(argc, argv __VA_OPT__(, ) __VA_ARGS__); \
   }
