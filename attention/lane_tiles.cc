@@ -1,5 +1,6 @@
 #include "attention/lane_tiles.h"
 
+#include <algorithm>
 #include <limits>
 #include <tuple>
 

@@ -2,6 +2,7 @@
 // ranks: 1 2 3 4 8
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <set>
 
