@@ -10,12 +10,12 @@
 
 namespace longship {
 
-// Calls f(begin, end) on disjoint ranges that cover [0, count); each range holds at least `grain`
-// indices (but the last). An exception thrown by f is rethrown here.
+// Calls f(begin, end) on disjoint ranges that cover [0, count), each of at least `grain` indices
+// unless there are fewer in all. An exception thrown by f is rethrown here.
 template <class F>
 void parallel_for(const Context& ctx, int64_t count, int64_t grain, F&& f) {
   if (count <= 0) return;
-  const int64_t num_ranges = std::min<int64_t>(ctx.num_threads, (count + grain - 1) / grain);
+  const int64_t num_ranges = std::min<int64_t>(ctx.num_threads, count / grain);
   if (num_ranges <= 1) {
     f(int64_t{0}, count);
     return;

@@ -15,11 +15,10 @@ struct RecomputeNode final : Node {
     Tape tape;
     Context inner = ctx;
     inner.tape = &tape;
-    const Variable x(saved.x, std::make_shared<Gradient>(saved.x.shape(), saved.x.dtype()));
-    const Variable y = block(inner, x);
-    if (!y.requires_grad()) return;
-    tape.backward(inner, y, grad_output(ctx));
-    if (input(0) && x.gradient()->defined()) input(0)->add(ctx, x.gradient()->take());
+    // The block adds to the gradient of the input itself, so sums meet in the same order and dtype
+    // as without recomputation.
+    const Variable y = block(inner, Variable(saved.x, input(0)));
+    if (y.requires_grad()) tape.backward(inner, y, grad_output(ctx));
   }
 
   void visit_saved(const SavedVisitor& visit) override { visit("x", saved.x); }

@@ -20,6 +20,7 @@ void Gradient::add(Context& ctx, Tensor contribution) {
     const T* a = sum_.data<T>();
     const T* b = contribution.data<T>();
     parallel_for(ctx, result.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
+#pragma GCC ivdep
       for (int64_t i = begin; i < end; ++i)
         out[i] = static_cast<T>(static_cast<A>(a[i]) + static_cast<A>(b[i]));
     });
