@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "runtime/interleaved_sum.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {
@@ -22,10 +23,9 @@ int64_t num_rows(const Tensor& x) {
 // dx = rstd * (w dy - xhat * mean(w dy xhat)),  xhat = x rstd
 template <class T, class A>
 void input_gradient(int64_t D, const T* x, const T* weight, const T* dy, A rstd, T* dx) {
-  A dot = 0;
-#pragma omp simd reduction(+ : dot)
-  for (int64_t d = 0; d < D; ++d)
-    dot += static_cast<A>(dy[d]) * static_cast<A>(weight[d]) * static_cast<A>(x[d]);
+  const A dot = interleaved_sum<A>(D, [&](int64_t d) {
+    return static_cast<A>(dy[d]) * static_cast<A>(weight[d]) * static_cast<A>(x[d]);
+  });
   const A c = dot * rstd * rstd / static_cast<A>(D);
 #pragma GCC ivdep
   for (int64_t d = 0; d < D; ++d)
@@ -123,9 +123,8 @@ Variable rms_norm(Context& ctx, const Variable& x, const Variable& weight, doubl
       for (int64_t r = begin; r < end; ++r) {
         const T* in = x_RD.data<T>() + r * D;
         T* out = y_RD.data<T>() + r * D;
-        A square = 0;
-#pragma omp simd reduction(+ : square)
-        for (int64_t d = 0; d < D; ++d) square += static_cast<A>(in[d]) * static_cast<A>(in[d]);
+        const A square = interleaved_sum<A>(
+            D, [&](int64_t d) { return static_cast<A>(in[d]) * static_cast<A>(in[d]); });
         const A rstd = 1 / std::sqrt(square / static_cast<A>(D) + static_cast<A>(eps));
         rstd_R.data<A>()[r] = rstd;
 #pragma GCC ivdep

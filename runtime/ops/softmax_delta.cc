@@ -1,7 +1,6 @@
 #include "runtime/ops/softmax_delta.h"
 
-#include <array>
-
+#include "runtime/interleaved_sum.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {
@@ -10,17 +9,8 @@ namespace {
 template <class O, class G>
 Accumulator<O> dot(const O* o, const G* grad, int64_t length) {
   using A = Accumulator<O>;
-  constexpr int64_t kPartials = 16;  // independent sums, so that the loop vectorises
-  std::array<A, kPartials> partial{};
-  int64_t v = 0;
-  for (; v + kPartials <= length; v += kPartials)
-    for (int64_t i = 0; i < kPartials; ++i)
-      partial[static_cast<size_t>(i)] += static_cast<A>(o[v + i]) * static_cast<A>(grad[v + i]);
-  for (int64_t i = 0; v + i < length; ++i)
-    partial[static_cast<size_t>(i)] += static_cast<A>(o[v + i]) * static_cast<A>(grad[v + i]);
-  A sum = 0;
-  for (A value : partial) sum += value;
-  return sum;
+  return interleaved_sum<A>(
+      length, [&](int64_t v) { return static_cast<A>(o[v]) * static_cast<A>(grad[v]); });
 }
 
 }  // namespace
