@@ -1,6 +1,7 @@
 // y[t] = table[ids[t]]: table [V, E], ids [T] i32, y [T, E]. An id outside [0, V) throws
-// Error(kCorrupt) naming token and place. Backward: dtable accumulated in fp32; tokens are bucketed
-// by id first, so each row is summed by one thread in token order and the result is deterministic.
+// Error(kCorrupt) naming token and place. Backward: dtable accumulated in fp32 (fp64); tokens are
+// bucketed by id first, so one thread sums an element, in token order, and the result does not
+// depend on threads.
 #pragma once
 
 #include "runtime/autograd/tape.h"
