@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "data/sentencepiece_charsmap.h"
 #include "data/tokenizer.h"
 #include "runtime/error.h"
 #include "runtime/io/checksum.h"
@@ -15,20 +16,25 @@ namespace {
 using sentencepiece::SentencePieceProcessor;
 using Status = sentencepiece::util::Status;
 
+[[noreturn]] void refuse_model(const std::string& path, std::string found) {
+  throw Error(ErrorCode::kCorrupt,
+              {.what = fmt::format("{} is not a usable tokenizer", path),
+               .expected = "a SentencePiece model (a .model file of its trainer)",
+               .found = std::move(found),
+               .next = "give the model file, or `byte` for the byte-level tokenizer"});
+}
+
 class SentencePieceTokenizer final : public Tokenizer {
  public:
   explicit SentencePieceTokenizer(const std::string& path) {
     const MappedFile file = MappedFile::open(path);
     const std::span<const std::byte> bytes = file.bytes();
     hash_ = checksum(bytes);
+    if (!charsmaps_are_safe(bytes)) refuse_model(path, "a damaged normalisation table");
     const Status status = processor_.LoadFromSerializedProto(
         {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-    if (!status.ok() || processor_.GetPieceSize() == 0)
-      throw Error(ErrorCode::kCorrupt,
-                  {.what = fmt::format("{} is not a usable tokenizer", path),
-                   .expected = "a SentencePiece model (a .model file of its trainer)",
-                   .found = status.ok() ? "a model without pieces" : status.error_message(),
-                   .next = "give the model file, or `byte` for the byte-level tokenizer"});
+    if (!status.ok()) refuse_model(path, status.error_message());
+    if (processor_.GetPieceSize() == 0) refuse_model(path, "a model without pieces");
     if (processor_.bos_id() < 0 || processor_.eos_id() < 0)
       throw Error(
           ErrorCode::kConfig,

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "data/tokenizer.h"
+#include "runtime/random.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/sentencepiece_model.h"
 #include "tests/support/temporary_folder.h"
@@ -88,6 +89,25 @@ TEST(SentencePiece, RefusesFilesThatAreNotModels) {
   const std::string model = train_sentencepiece("--vocab_size=60 --model_type=bpe");
   for (size_t length : {size_t{1}, size_t{100}, model.size() / 2, model.size() - 1})
     expect_refusal(ErrorCode::kCorrupt, folder.write("cut.model", model.substr(0, length)));
+}
+
+// The library itself reads out of bounds for some of these.
+TEST(SentencePiece, DamagedModelsAreRefusedOrHarmless) {
+  const TemporaryFolder folder;
+  const std::string model = train_sentencepiece("--vocab_size=60 --model_type=bpe");
+  int num_bad_tables = 0;
+  for (uint64_t n = 0; n < 300; ++n) {
+    std::string bad = model;
+    for (uint64_t k = 0; k < 4; ++k)
+      bad[uniform_index(n, 1, k, bad.size())] = static_cast<char>(uniform_index(n, 2, k, 256));
+    try {
+      const auto tokenizer = load_sentencepiece(folder.write("bad.model", bad));
+      tokenizer->decode(tokenizer->encode("the quick \xef\xbd\xb1 brown \xe2\x84\xab fox"));
+    } catch (const Error& error) {
+      num_bad_tables += std::string(error.what()).find("normalisation table") != std::string::npos;
+    }
+  }
+  EXPECT_GT(num_bad_tables, 50);
 }
 
 TEST(SentencePiece, RefusesAModelWithoutDocumentMarks) {
