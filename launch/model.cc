@@ -51,6 +51,8 @@ Model make_model(Context& ctx, const config::Run& run, const Group& sp) {
   Model made{.parameters = ParameterList(ctx, compute, run.train().seed()), .transformer = nullptr};
   made.transformer = std::make_unique<Transformer>(
       shape, make_mixer_factory(layers, sp, layout_of(run)), made.parameters);
+  if (run.optim().decay_all())
+    for (Parameter& parameter : made.parameters.all()) parameter.decay = true;
   return made;
 }
 
