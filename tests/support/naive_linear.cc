@@ -28,8 +28,12 @@ struct HeadRun {
   double* state;   // [K, V]: S_in, then S_out
   double* dstate;  // gradient of S_out, then of S_in
 
-  double decay(int64_t t, int64_t d) const {
-    return is_gated ? std::exp(gate.at(t)[is_vector_gate ? d : 0]) : 1.0;
+  // The decay of each row of the state.
+  std::vector<double> decays(int64_t t) const {
+    std::vector<double> decay(static_cast<size_t>(K), 1.0);
+    for (int64_t d = 0; is_gated && d < K; ++d)
+      decay[static_cast<size_t>(d)] = std::exp(gate.at(t)[is_vector_gate ? d : 0]);
+    return decay;
   }
 
   // The states before the first token and after each; fills o.
@@ -37,8 +41,10 @@ struct HeadRun {
     std::vector<std::vector<double>> states{{state, state + K * V}};
     for (int64_t t = 0; t < length; ++t) {
       std::vector<double> S = states.back();
+      const std::vector<double> decay = decays(t);
       for (int64_t d = 0; d < K; ++d)
-        for (int64_t j = 0; j < V; ++j) S[static_cast<size_t>(d * V + j)] *= decay(t, d);
+        for (int64_t j = 0; j < V; ++j)
+          S[static_cast<size_t>(d * V + j)] *= decay[static_cast<size_t>(d)];
       for (int64_t j = 0; j < V; ++j) {
         double read = 0, out = 0;
         for (int64_t d = 0; d < K; ++d) read += k.at(t)[d] * S[static_cast<size_t>(d * V + j)];
@@ -60,13 +66,14 @@ struct HeadRun {
     for (int64_t t = length - 1; t >= 0; --t) {
       const std::vector<double>&before = states[static_cast<size_t>(t)],
             &after = states[static_cast<size_t>(t + 1)];
+      const std::vector<double> decay = decays(t);
       for (int64_t j = 0; j < V; ++j) {
         auto cell = [&](int64_t d) { return static_cast<size_t>(d * V + j); };
         double read = 0, dwrite = 0;
         for (int64_t d = 0; d < K; ++d) {
           dq.at(t)[d] += scale * after[cell(d)] * grad_o.at(t)[j];
           dS[cell(d)] += scale * q.at(t)[d] * grad_o.at(t)[j];
-          read += k.at(t)[d] * decay(t, d) * before[cell(d)];
+          read += k.at(t)[d] * decay[static_cast<size_t>(d)] * before[cell(d)];
           dwrite += k.at(t)[d] * dS[cell(d)];
         }
         const double b = is_delta ? beta.at(t)[0] : 1.0;
@@ -75,11 +82,11 @@ struct HeadRun {
         dv.at(t)[j] += b * dwrite;
         if (is_delta) dbeta.at(t)[0] += error * dwrite;
         for (int64_t d = 0; d < K; ++d) {
-          const double decayed = decay(t, d) * before[cell(d)];
+          const double decayed = decay[static_cast<size_t>(d)] * before[cell(d)];
           dk.at(t)[d] += b * error * dS[cell(d)] + decayed * dread;
           const double ddecayed = dS[cell(d)] + k.at(t)[d] * dread;
           if (dgate.first) dgate.at(t)[is_vector_gate ? d : 0] += ddecayed * decayed;
-          dS[cell(d)] = ddecayed * decay(t, d);
+          dS[cell(d)] = ddecayed * decay[static_cast<size_t>(d)];
         }
       }
     }
