@@ -42,7 +42,8 @@ struct LinearGradients {
 class LinearForward {
  public:
   virtual ~LinearForward() = default;
-  // S_out = M S_in + B of each segment.
+  // S_out = M S_in + B of each segment. Nothing precedes a segment at position 0 of its document:
+  // kernels may leave its M 0. May be left out where no document crosses ranks.
   virtual AffineSummary summary(Context& ctx) = 0;
   // Work that needs no incoming state; runs while states travel.
   virtual void intra(Context& ctx) = 0;
@@ -53,7 +54,8 @@ class LinearForward {
 class LinearBackward {
  public:
   virtual ~LinearBackward() = default;
-  // b = R, the gradient of S_in for dS_out = 0; m = the forward's M.
+  // b = R, the gradient of S_in for dS_out = 0; m = the forward's M. Both may be 0 for a segment at
+  // position 0. May be left out where no document crosses ranks.
   virtual AffineSummary summary(Context& ctx) = 0;
   virtual void intra(Context& ctx) = 0;
   // Given dS_out [N, H, K, V].
