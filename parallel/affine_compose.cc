@@ -1,0 +1,127 @@
+#include "parallel/affine_compose.h"
+
+#include <algorithm>
+
+#include "runtime/parallel_for.h"
+
+namespace longship {
+namespace {
+
+Shape shape_of_m(Transition transition, int64_t num_segments, int64_t num_heads, int64_t key_size) {
+  switch (transition) {
+    case Transition::kIdentity:
+      break;
+    case Transition::kScalar:
+      return {num_segments, num_heads};
+    case Transition::kDiagonal:
+      return {num_segments, num_heads, key_size};
+    case Transition::kDense:
+      return {num_segments, num_heads, key_size, key_size};
+  }
+  throw_internal("transition", __FILE__, __LINE__, "a transition without m");
+}
+
+// Key rows of the heads of a state, whose columns are neighbours.
+template <class T>
+struct Rows {
+  T* data;
+  int64_t head_stride, key_stride;
+
+  T* row(int64_t head, int64_t key) const { return data + head * head_stride + key * key_stride; }
+};
+
+template <class T>
+Rows<T> rows_of(const Tensor& state_HKV) {
+  const Shape& strides = state_HKV.strides();
+  LONGSHIP_CHECK(strides[2] == 1 || state_HKV.dim(2) <= 1, "columns of a state lie apart");
+  return {state_HKV.data<T>(), strides[0], strides[1]};
+}
+
+// out_row += factor * in_row.
+template <class T>
+void add_scaled(T* __restrict out, T factor, const T* __restrict in, int64_t width) {
+  for (int64_t v = 0; v < width; ++v) out[v] += factor * in[v];
+}
+
+template <class T>
+void apply_typed(const Context& ctx, const AffineMap& map, bool transposed, const Tensor& in_HKV,
+                 const Tensor& out_HKV) {
+  const int64_t num_heads = out_HKV.dim(0), K = out_HKV.dim(1), width = out_HKV.dim(2);
+  const bool dense = map.transition == Transition::kDense;
+  const bool has_input = in_HKV.defined();
+  const Rows<T> b = rows_of<T>(map.b_HKV), out = rows_of<T>(out_HKV);
+  const Rows<T> in = has_input ? rows_of<T>(in_HKV) : Rows<T>{};
+  const T* const m = map.m.defined() ? map.m.data<T>() : nullptr;
+  const int64_t row_cost = std::max<int64_t>(1, dense && has_input ? K * width : width);
+  parallel_for(ctx, num_heads * K, std::max<int64_t>(1, (1 << 14) / row_cost),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t index = begin; index < end; ++index) {
+                   const int64_t head = index / K, key = index % K;
+                   T* const row = out.row(head, key);
+                   std::copy_n(b.row(head, key), width, row);
+                   if (!has_input) continue;
+                   switch (map.transition) {
+                     case Transition::kIdentity:
+                       add_scaled(row, T{1}, in.row(head, key), width);
+                       break;
+                     case Transition::kScalar:
+                       add_scaled(row, m[head], in.row(head, key), width);
+                       break;
+                     case Transition::kDiagonal:
+                       add_scaled(row, m[index], in.row(head, key), width);
+                       break;
+                     case Transition::kDense: {
+                       const T* const m_KK = m + head * K * K;
+                       for (int64_t j = 0; j < K; ++j)
+                         add_scaled(row, transposed ? m_KK[j * K + key] : m_KK[key * K + j],
+                                    in.row(head, j), width);
+                       break;
+                     }
+                   }
+                 }
+               });
+}
+
+}  // namespace
+
+AffineSummary checked_summary(const AffineSummary& summary, const SequencePlan& plan) {
+  const auto num_segments = std::ssize(plan.local_segments());
+  const Tensor& b_NHKV = summary.b_NHKV;
+  LONGSHIP_CHECK(b_NHKV.defined() && b_NHKV.rank() == 4 && b_NHKV.dim(0) == num_segments,
+                 "summary b is {}, expected [{}, H, K, V]", shape_string(b_NHKV.shape()),
+                 num_segments);
+  LONGSHIP_CHECK(b_NHKV.dtype() == DType::kF32 || b_NHKV.dtype() == DType::kF64,
+                 "states are fp32 or fp64, not {}", dtype_name(b_NHKV.dtype()));
+  if (summary.transition == Transition::kIdentity) {
+    LONGSHIP_CHECK(!summary.m.defined(), "identity transitions have no m");
+    return {summary.transition, {}, b_NHKV.contiguous()};
+  }
+  const Shape expected = shape_of_m(summary.transition, num_segments, b_NHKV.dim(1), b_NHKV.dim(2));
+  LONGSHIP_CHECK(
+      summary.m.defined() && summary.m.shape() == expected && summary.m.dtype() == b_NHKV.dtype(),
+      "summary m is {} {}, expected {} {}", dtype_name(summary.m.dtype()),
+      shape_string(summary.m.shape()), dtype_name(b_NHKV.dtype()), shape_string(expected));
+  return {summary.transition, summary.m.contiguous(), b_NHKV.contiguous()};
+}
+
+AffineMap map_of(const AffineSummary& summary, int64_t segment) {
+  auto row = [&](const Tensor& rows) {
+    return rows.slice(0, segment, 1).reshape({rows.shape().begin() + 1, rows.shape().end()});
+  };
+  return {summary.transition, summary.m.defined() ? row(summary.m) : Tensor(), row(summary.b_NHKV)};
+}
+
+void apply(const Context& ctx, const AffineMap& map, ScanDirection direction, const Tensor& in_HKV,
+           const Tensor& out_HKV) {
+  LONGSHIP_CHECK(map.b_HKV.shape() == out_HKV.shape() &&
+                     (!in_HKV.defined() || in_HKV.shape() == out_HKV.shape()),
+                 "state {} and b {} into {}", shape_string(in_HKV.shape()),
+                 shape_string(map.b_HKV.shape()), shape_string(out_HKV.shape()));
+  const bool transposed = direction == ScanDirection::kBackward;
+  if (out_HKV.dtype() == DType::kF64)
+    apply_typed<double>(ctx, map, transposed, in_HKV, out_HKV);
+  else
+    apply_typed<float>(ctx, map, transposed, in_HKV, out_HKV);
+}
+
+}  // namespace longship
