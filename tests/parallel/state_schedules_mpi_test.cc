@@ -1,0 +1,488 @@
+// LASP, LASP-2 and All-Scan against a plain fp64 fold over the whole batch.
+// ranks: 1 2 3 4 8
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "parallel/affine_compose.h"
+#include "parallel/group_backend.h"
+#include "parallel/state_schedule.h"
+#include "runtime/random.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/gradient_check.h"
+#include "tests/support/mpi_main.h"
+
+namespace longship {
+namespace {
+
+using testing::expect_error;
+using testing::relative_rms;
+using testing::world;
+
+constexpr int64_t kHeads = 2, kKeys = 3, kValues = 11;
+constexpr Transition kTransitions[] = {Transition::kIdentity, Transition::kScalar,
+                                       Transition::kDiagonal, Transition::kDense};
+constexpr Layout kLayouts[] = {Layout::kContiguous, Layout::kZigzag};
+constexpr ScanDirection kDirections[] = {ScanDirection::kForward, ScanDirection::kBackward};
+
+struct Strategy {
+  std::string name;
+  std::unique_ptr<StateSchedule> schedule;
+};
+
+// Made once: a zeco splits a communicator off.
+const std::vector<Strategy>& strategies() {
+  static const std::vector<Strategy> all = [] {
+    std::vector<Strategy> made;
+    made.push_back({"lasp", make_lasp(world())});
+    made.push_back({"lasp2", make_lasp2(world())});
+    made.push_back({"zeco", make_zeco(world(), {.num_blocks = 4})});
+    made.push_back({"zeco", make_zeco(world(), {.num_blocks = 100})});
+    return made;
+  }();
+  return all;
+}
+
+std::vector<std::vector<int64_t>> batches() {
+  std::vector<int64_t> random = {0};
+  for (uint64_t d = 0; d < 9; ++d)
+    random.push_back(random.back() +
+                     (d % 3 == 0 ? 1 : static_cast<int64_t>(uniform_index(2, 7, d, 17))));
+  return {
+      {0, 61},                    // one document
+      random,                     // random documents, some of one token
+      {0, 3, 3, 53, 54, 61, 61},  // one over at least four of four or more ranks
+      {0, 2, 3},                  // fewer tokens than ranks
+      {0, 0},                     // nothing at all
+  };
+}
+
+Shape shape_of_m(Transition transition) {
+  if (transition == Transition::kScalar) return {kHeads};
+  if (transition == Transition::kDiagonal) return {kHeads, kKeys};
+  return {kHeads, kKeys, kKeys};
+}
+
+// The map of a segment depends on nothing but its place in the batch.
+AffineSummary make_summary(const Context& ctx, std::span<const Segment> segments,
+                           Transition transition, DType dtype) {
+  const auto num_segments = std::ssize(segments);
+  auto fill = [&](Shape shape, uint64_t stream, auto&& value) {
+    shape.insert(shape.begin(), num_segments);
+    const Tensor tensor = ctx.empty(shape, DType::kF64);
+    const int64_t row = num_segments > 0 ? tensor.numel() / num_segments : 0;
+    for (int64_t n = 0; n < num_segments; ++n) {
+      const auto seed = static_cast<uint64_t>(segments[static_cast<size_t>(n)].global_begin);
+      for (int64_t i = 0; i < row; ++i)
+        tensor.data<double>()[n * row + i] =
+            value(normal(seed, stream, static_cast<uint64_t>(i)), i);
+    }
+    return tensor.to(dtype);
+  };
+  AffineSummary summary{
+      transition, {}, fill({kHeads, kKeys, kValues}, 1, [](double x, int64_t) { return x; })};
+  if (transition == Transition::kDense)
+    summary.m = fill(shape_of_m(transition), 2, [](double x, int64_t i) {
+      return (i / kKeys % kKeys == i % kKeys ? 0.9 : 0.0) + 0.1 * x;
+    });
+  else if (transition != Transition::kIdentity)
+    summary.m = fill(shape_of_m(transition), 3, [](double x, int64_t) { return 0.9 + 0.02 * x; });
+  return summary;
+}
+
+struct Case {
+  Transition transition;
+  Layout layout;
+  ScanDirection direction;
+  std::vector<int64_t> cu_seqlens;
+  DType dtype = DType::kF32;
+
+  SequencePlan plan() const {
+    return SequencePlan::make(cu_seqlens, layout, world().size(), world().rank());
+  }
+  AffineSummary summary(const Context& ctx) const {
+    return make_summary(ctx, plan().local_segments(), transition, dtype);
+  }
+  bool forward() const { return direction == ScanDirection::kForward; }
+};
+
+// Calls f(case) for every case of a dtype, with a trace for failures.
+template <class F>
+void for_each_case(DType dtype, F&& f) {
+  for (Transition transition : kTransitions)
+    for (Layout layout : kLayouts)
+      for (ScanDirection direction : kDirections)
+        for (const auto& cu_seqlens : batches()) {
+          SCOPED_TRACE(fmt::format("transition {}, {}, direction {}, cu_seqlens {}, rank {}",
+                                   static_cast<int>(transition), layout_name(layout),
+                                   static_cast<int>(direction), fmt::join(cu_seqlens, ","),
+                                   world().rank()));
+          f(Case{transition, layout, direction, cu_seqlens, dtype});
+        }
+}
+
+Tensor carry(Context& ctx, const StateSchedule& schedule, const Case& c) {
+  return schedule.carry(ctx, c.summary(ctx), c.plan(), c.direction)->wait();
+}
+
+bool same_bits(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
+         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.num_bytes())) == 0;
+}
+
+// The segments of all ranks in the order in which states travel, and which row of this rank's
+// result each of them is (-1: none).
+struct Walk {
+  std::vector<Segment> segments;
+  std::vector<int64_t> local_rows;
+};
+
+Walk walk_of(const Case& c) {
+  const SequencePlan plan = c.plan();
+  std::vector<std::pair<Segment, int64_t>> all;
+  for (int rank = 0; rank < plan.num_ranks(); ++rank)
+    for (int64_t row = 0; const Segment& segment : plan.segments(rank))
+      all.emplace_back(segment, rank == plan.rank() ? row++ : -1);
+  std::sort(all.begin(), all.end(), [&](const auto& a, const auto& b) {
+    return c.forward() ? a.first.global_begin < b.first.global_begin
+                       : a.first.global_begin > b.first.global_begin;
+  });
+  Walk walk;
+  for (const auto& [segment, row] : all) {
+    walk.segments.push_back(segment);
+    walk.local_rows.push_back(row);
+  }
+  return walk;
+}
+
+// By the definition, with every rank's maps, in fp64.
+Tensor expected_states(const Context& ctx, const Case& c) {
+  const Walk walk = walk_of(c);
+  const AffineSummary maps =
+      make_summary(ctx, walk.segments, c.transition, c.dtype);  // rounded as the schedule sees it
+  const Tensor b = maps.b_NHKV.to(DType::kF64);
+  const Tensor m = maps.m.defined() ? maps.m.to(DType::kF64) : Tensor();
+  auto factor = [&](int64_t n, int64_t h, int64_t k, int64_t j) {
+    const int64_t head = n * kHeads + h;
+    switch (c.transition) {
+      case Transition::kIdentity:
+        return k == j ? 1.0 : 0.0;
+      case Transition::kScalar:
+        return k == j ? m.data<double>()[head] : 0.0;
+      case Transition::kDiagonal:
+        return k == j ? m.data<double>()[head * kKeys + k] : 0.0;
+      default:
+        return m
+            .data<double>()[(head * kKeys + (c.forward() ? k : j)) * kKeys + (c.forward() ? j : k)];
+    }
+  };
+  const auto num_local = std::ssize(c.plan().local_segments());
+  const Tensor states = ctx.zeros({num_local, kHeads, kKeys, kValues}, DType::kF64);
+  constexpr int64_t kStateSize = kHeads * kKeys * kValues;
+  std::vector<double> state(kStateSize);
+  for (size_t i = 0; i < walk.segments.size(); ++i) {
+    if (i == 0 || walk.segments[i].document != walk.segments[i - 1].document)
+      std::fill(state.begin(), state.end(), 0.0);
+    if (walk.local_rows[i] >= 0)
+      std::copy(state.begin(), state.end(),
+                states.data<double>() + walk.local_rows[i] * kStateSize);
+    const auto n = static_cast<int64_t>(i);
+    std::vector<double> next(kStateSize);
+    for (int64_t h = 0; h < kHeads; ++h)
+      for (int64_t k = 0; k < kKeys; ++k)
+        for (int64_t v = 0; v < kValues; ++v) {
+          double sum = b.data<double>()[n * kStateSize + (h * kKeys + k) * kValues + v];
+          for (int64_t j = 0; j < kKeys; ++j)
+            sum += factor(n, h, k, j) * state[static_cast<size_t>((h * kKeys + j) * kValues + v)];
+          next[static_cast<size_t>((h * kKeys + k) * kValues + v)] = sum;
+        }
+    state = std::move(next);
+  }
+  return states;
+}
+
+void expect_equal_to_fold(DType dtype, double bound) {
+  Context ctx;
+  for_each_case(dtype, [&](const Case& c) {
+    const Tensor expected = expected_states(ctx, c);
+    for (const auto& [name, schedule] : strategies()) {
+      const Tensor found = carry(ctx, *schedule, c);
+      ASSERT_EQ(found.shape(), expected.shape()) << name;
+      EXPECT_EQ(found.dtype(), dtype) << name;
+      EXPECT_LE(relative_rms(found, expected), bound) << name;
+    }
+  });
+}
+
+TEST(StateSchedules, EqualAnFp64FoldOverTheBatch) {
+  expect_equal_to_fold(DType::kF32, 1e-6);
+}
+
+TEST(StateSchedules, EqualAnFp64FoldInFp64) {
+  expect_equal_to_fold(DType::kF64, 1e-14);
+}
+
+// So results depend neither on the number of ranks that share the maps, nor on blocks or arrival.
+TEST(StateSchedules, GiveTheBitsOfOneRankFoldingAlone) {
+  Context ctx;
+  for_each_case(DType::kF32, [&](const Case& c) {
+    const Walk walk = walk_of(c);
+    const AffineSummary maps = make_summary(ctx, walk.segments, c.transition, c.dtype);
+    const Tensor folded = ctx.zeros(c.summary(ctx).b_NHKV.shape(), c.dtype);
+    Tensor state;  // undefined: zero
+    for (size_t i = 0; i < walk.segments.size(); ++i) {
+      if (i > 0 && walk.segments[i].document != walk.segments[i - 1].document) state = Tensor();
+      if (walk.local_rows[i] >= 0 && state.defined())
+        folded.slice(0, walk.local_rows[i], 1)
+            .copy_from(state.reshape({1, kHeads, kKeys, kValues}));
+      const Tensor next = ctx.empty({kHeads, kKeys, kValues}, c.dtype);
+      apply(ctx, map_of(maps, static_cast<int64_t>(i)), c.direction, state, next);
+      state = next;
+    }
+    for (const auto& [name, schedule] : strategies())
+      for (int repeat = 0; repeat < 2; ++repeat)
+        EXPECT_TRUE(same_bits(carry(ctx, *schedule, c), folded)) << name;
+  });
+}
+
+TEST(StateSchedules, GiveTheSameBitsWithMoreThreads) {
+  const int64_t kSize = 48;  // large enough to be shared among threads
+  Context ctx;
+  Context threaded = ctx;
+  threaded.num_threads = 3;
+  const SequencePlan plan =
+      SequencePlan::make({0, 40}, Layout::kZigzag, world().size(), world().rank());
+  const auto N = std::ssize(plan.local_segments());
+  const auto seed = static_cast<uint64_t>(world().rank());
+  const AffineSummary summary{
+      Transition::kDense,
+      testing::random_tensor(ctx, {N, 2, kSize, kSize}, 10 + seed, 0.1).to(DType::kF32),
+      testing::random_tensor(ctx, {N, 2, kSize, kSize}, 30 + seed).to(DType::kF32)};
+  for (const auto& [name, schedule] : strategies())
+    EXPECT_TRUE(
+        same_bits(schedule->carry(ctx, summary, plan, ScanDirection::kForward)->wait(),
+                  schedule->carry(threaded, summary, plan, ScanDirection::kForward)->wait()))
+        << name;
+}
+
+// A document's NaNs stay in it, and M of a document's first segment multiplies nothing.
+TEST(StateSchedules, NeverCarryAStateIntoAnotherDocument) {
+  Context ctx;
+  const std::vector<int64_t> cu_seqlens = {0, 7, 8, 30, 30, 45, 61};
+  for (Transition transition : kTransitions)
+    for (Layout layout : kLayouts)
+      for (ScanDirection direction : kDirections)
+        for (const auto& [name, schedule] : strategies()) {
+          const Case c{transition, layout, direction, cu_seqlens};
+          const SequencePlan plan = c.plan();
+          const Tensor clean = carry(ctx, *schedule, c);
+          for (int64_t poisoned : {0, 2, 4, 5}) {
+            const AffineSummary summary = c.summary(ctx);
+            const float nan = std::numeric_limits<float>::quiet_NaN();
+            auto poison = [&](const Tensor& rows, int64_t n) {
+              const Tensor row = rows.slice(0, n, 1);
+              std::fill_n(row.data<float>(), row.numel(), nan);
+            };
+            for (int64_t n = 0; n < std::ssize(plan.local_segments()); ++n) {
+              const Segment& segment = plan.local_segments()[static_cast<size_t>(n)];
+              const auto end = cu_seqlens[static_cast<size_t>(segment.document) + 1];
+              const bool first = c.forward() ? segment.position == 0
+                                             : segment.global_begin + segment.length == end;
+              if (segment.document == poisoned) poison(summary.b_NHKV, n);
+              if (summary.m.defined() && (segment.document == poisoned || first))
+                poison(summary.m, n);
+            }
+            const Tensor found = schedule->carry(ctx, summary, plan, direction)->wait();
+            for (int64_t n = 0; n < std::ssize(plan.local_segments()); ++n) {
+              if (plan.local_segments()[static_cast<size_t>(n)].document == poisoned) continue;
+              EXPECT_TRUE(same_bits(found.slice(0, n, 1), clean.slice(0, n, 1)))
+                  << name << ", NaN in document " << poisoned << ", segment " << n;
+            }
+          }
+        }
+}
+
+// Segments of this rank that hand their state on, by the definition of a document.
+int64_t num_handed_on(const Case& c) {
+  int64_t count = 0;
+  const SequencePlan plan = c.plan();
+  for (const Segment& segment : plan.local_segments()) {
+    const auto document = static_cast<size_t>(segment.document);
+    const int64_t length = c.cu_seqlens[document + 1] - c.cu_seqlens[document];
+    count += c.forward() ? segment.position + segment.length < length : segment.position > 0;
+  }
+  return count;
+}
+
+TEST(StateSchedules, SendTheBytesOfTheirFormulas) {
+  Context ctx;
+  for (DType dtype : {DType::kF32, DType::kF64})
+    for_each_case(dtype, [&](const Case& c) {
+      const int64_t e = dtype_size(dtype), state_bytes = kHeads * kKeys * kValues * e;
+      const int64_t m_bytes =
+          c.transition == Transition::kIdentity ? 0 : num_elements(shape_of_m(c.transition)) * e;
+      for (const auto& [name, schedule] : strategies()) {
+        world().reset_stats();
+        carry(ctx, *schedule, c);
+        const int64_t expected =
+            num_handed_on(c) *
+            (name == "lasp2" ? (world().size() - 1) * (state_bytes + m_bytes) : state_bytes);
+        const CommStats stats = world().stats();
+        EXPECT_EQ(stats.sent_bytes(name + (c.forward() ? ".fwd" : ".bwd")), expected) << name;
+        EXPECT_EQ(stats.total_sent_bytes(), expected) << name;
+      }
+    });
+}
+
+TEST(StateSchedules, SendOneStatePerRankBorderOfADocument) {
+  Context ctx;
+  const int64_t P = world().size(), r = world().rank();
+  for (ScanDirection direction : kDirections) {
+    const Case c{Transition::kDense, Layout::kContiguous, direction, {0, 8 * P}};
+    const bool last = c.forward() ? r == P - 1 : r == 0;
+    const int64_t state_bytes = 4 * kHeads * kKeys * kValues;
+    const int64_t map_bytes = state_bytes + 4 * kHeads * kKeys * kKeys;
+    for (const auto& [name, schedule] : strategies()) {
+      world().reset_stats();
+      carry(ctx, *schedule, c);
+      EXPECT_EQ(world().stats().total_sent_bytes(),
+                last ? 0 : (name == "lasp2" ? (P - 1) * map_bytes : state_bytes))
+          << name;
+    }
+  }
+}
+
+// LASP-2 gathers in one step; a chain takes a round per link, and one more per further block.
+TEST(StateSchedules, TakeTheStepsOfTheirPapers) {
+  Context ctx;
+  const int64_t P = world().size();
+  const Case c{Transition::kScalar, Layout::kContiguous, ScanDirection::kForward, {0, 8 * P}};
+  const int64_t steps[] = {P - 1, 1, P - 2 + 4, P - 2 + kValues};
+  for (size_t i = 0; i < strategies().size(); ++i) {
+    world().reset_stats();
+    carry(ctx, *strategies()[i].schedule, c);
+    const CommStats stats = world().stats();
+    int64_t num_calls = 0;
+    for (const auto& [label, entry] : stats.by_label) num_calls += entry.num_calls;
+    EXPECT_EQ(num_calls, P == 1 ? 0 : steps[i]) << strategies()[i].name;
+  }
+}
+
+TEST(StateSchedules, LetTheCallerCommunicateBeforeWaiting) {
+  Context ctx;
+  const Group other = world().split(0, world().rank());
+  const std::vector<int64_t> cu_seqlens = {0, 5, 61};
+  for (Layout layout : kLayouts)
+    for (ScanDirection direction : kDirections)
+      for (const auto& [name, schedule] : strategies()) {
+        const Case c{Transition::kDense, layout, direction, cu_seqlens};
+        auto pending = schedule->carry(ctx, c.summary(ctx), c.plan(), direction);
+        for (int64_t i = 0; i < 10; ++i) {
+          const int64_t P = world().size();
+          for (const Group& group : {other, world()})
+            EXPECT_EQ(group.all_reduce_value("test", world().rank() + i, ReduceOp::kSum),
+                      P * (P - 1) / 2 + P * i);
+        }
+        EXPECT_LE(relative_rms(pending->wait(), expected_states(ctx, c)), 1e-6) << name;
+      }
+}
+
+TEST(StateSchedules, AreNotDisturbedByStatesThatWereDropped) {
+  Context ctx;
+  const Case dropped{Transition::kDense, Layout::kZigzag, ScanDirection::kForward, {0, 61}};
+  const Case next{Transition::kDiagonal, Layout::kContiguous, ScanDirection::kBackward, {0, 9, 61}};
+  for (const auto& [name, schedule] : strategies()) {
+    schedule->carry(ctx, dropped.summary(ctx), dropped.plan(), dropped.direction);
+    EXPECT_LE(relative_rms(carry(ctx, *schedule, next), expected_states(ctx, next)), 1e-6) << name;
+  }
+}
+
+TEST(Zeco, RefusesASecondScanBeforeTheFirstIsWaitedFor) {
+  Context ctx;
+  const Case c{Transition::kScalar, Layout::kContiguous, ScanDirection::kForward, {0, 61}};
+  const auto schedule = make_zeco(world());
+  auto first = schedule->carry(ctx, c.summary(ctx), c.plan(), c.direction);
+  expect_error(ErrorCode::kInternal, {"zeco"}, [&] { carry(ctx, *schedule, c); });
+  first->wait();
+  EXPECT_LE(relative_rms(carry(ctx, *schedule, c), expected_states(ctx, c)), 1e-6);
+}
+
+TEST(Zeco, RefusesToMakeNoBlocks) {
+  for (int64_t num_blocks : {0, -1})
+    expect_error(ErrorCode::kConfig, {"blocks", std::to_string(num_blocks)},
+                 [&] { make_zeco(world(), {.num_blocks = num_blocks}); });
+}
+
+// Rank 0 of two, whose peer never answers.
+class SilentPeer final : public Group::Backend {
+ public:
+  SilentPeer() : Backend(0, 2, std::make_shared<CommRecorder>()) {}
+  std::shared_ptr<Backend> split(int, int) override { return std::make_shared<SilentPeer>(); }
+  Work exchange(std::string_view label, std::vector<P2P>) override {
+    throw Error(ErrorCode::kTimeout, {.what = std::string(label)});
+  }
+  Work reduce_scatter(std::string_view, const Tensor&, const Tensor&,
+                      std::span<const int64_t>) override {
+    return {};
+  }
+  Work all_reduce(std::string_view, const Tensor&, ReduceOp) override { return {}; }
+};
+
+TEST(Zeco, ThrowsInWaitWhatItsThreadThrew) {
+  Context ctx;
+  const auto schedule = make_zeco(Group(std::make_shared<SilentPeer>()));
+  const SequencePlan plan = SequencePlan::make({0, 10}, Layout::kContiguous, 2, 0);
+  const AffineSummary summary =
+      make_summary(ctx, plan.local_segments(), Transition::kIdentity, DType::kF32);
+  for (ScanDirection direction : kDirections) {
+    auto pending = schedule->carry(ctx, summary, plan, direction);
+    expect_error(ErrorCode::kTimeout, {"zeco"}, [&] { pending->wait(); });
+  }
+}
+
+TEST(StateSchedules, RefuseWhatIsNotASummaryOfThePlan) {
+  Context ctx;
+  const SequencePlan plan = SequencePlan::local({0, 4, 9});
+  const auto schedule = make_local_states();
+  auto refuse = [&](const char* named, Transition transition, Tensor m, Tensor b_NHKV) {
+    expect_error(ErrorCode::kInternal, {named}, [&] {
+      schedule->carry(ctx, {transition, m, b_NHKV}, plan, ScanDirection::kForward);
+    });
+  };
+  auto fp32 = [&](Shape shape) { return ctx.zeros(std::move(shape), DType::kF32); };
+  const Tensor b = fp32({2, 3, 4, 5});
+  refuse("summary b", Transition::kIdentity, {}, {});
+  refuse("summary b", Transition::kIdentity, {}, fp32({1, 3, 4, 5}));
+  refuse("summary b", Transition::kIdentity, {}, fp32({2, 3, 4}));
+  refuse("bf16", Transition::kIdentity, {}, ctx.zeros(b.shape(), DType::kBF16));
+  refuse("identity", Transition::kIdentity, fp32({2, 3}), b);
+  refuse("summary m", Transition::kScalar, {}, b);
+  refuse("summary m", Transition::kScalar, ctx.zeros({2, 3}, DType::kF64), b);
+  refuse("summary m", Transition::kDiagonal, fp32({2, 3, 5}), b);
+  refuse("summary m", Transition::kDense, fp32({2, 3, 4, 5}), b);
+  refuse("summary m", Transition::kDense, fp32({2, 3, 4}), b);
+}
+
+TEST(LocalStates, AreZeroAndServeOneRankOnly) {
+  Context ctx;
+  const auto schedule = make_local_states();
+  const SequencePlan plan = SequencePlan::local({0, 4, 5, 9});
+  const AffineSummary summary =
+      make_summary(ctx, plan.local_segments(), Transition::kDense, DType::kF64);
+  for (ScanDirection direction : kDirections)
+    EXPECT_TRUE(same_bits(schedule->carry(ctx, summary, plan, direction)->wait(),
+                          ctx.zeros({3, kHeads, kKeys, kValues}, DType::kF64)));
+  const SequencePlan shared = SequencePlan::make({0, 4, 5, 9}, Layout::kContiguous, 2, 0);
+  const AffineSummary part =
+      make_summary(ctx, shared.local_segments(), Transition::kDense, DType::kF64);
+  expect_error(ErrorCode::kInternal, {"plan"},
+               [&] { schedule->carry(ctx, part, shared, ScanDirection::kForward); });
+}
+
+}  // namespace
+}  // namespace longship
+
+LONGSHIP_MPI_TEST_MAIN()
