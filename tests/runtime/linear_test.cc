@@ -100,6 +100,27 @@ TEST(Matmul, EqualsTheDefinitionForEveryTypeShapeAndLayout) {
         }
 }
 
+TEST(Matmul, HasNoSeamsBetweenTilesAndAddsTheBiasOfEachColumn) {
+  // Large enough to be cut by rows, by columns, and by both, at edges that are no round numbers.
+  Context ctx;
+  ctx.num_threads = 2;
+  for (const Types types : kTypes)
+    for (const Shape& extents : std::vector<Shape>{{700, 41, 70}, {43, 701, 70}, {515, 299, 33}}) {
+      const int64_t M = extents[0], N = extents[1], K = extents[2];
+      const Tensor a = operand(ctx, M, K, types.operand, 0, 1);
+      const Tensor b = operand(ctx, K, N, types.operand, 1, 2);
+      const Tensor bias_1N = operand(ctx, 1, N, types.operand, 0, 3);
+      const Tensor c = ctx.empty({M, N}, types.result);
+      matmul(ctx, a, b, c);
+      EXPECT_LE(product_error(c, reference_product(ctx, a, b), K), bound(types.result));
+      if (types.result != types.operand) continue;
+      const Tensor start = ctx.empty({M, N}, types.operand);
+      for (int64_t m = 0; m < M; ++m) start.slice(0, m, 1).copy_from(bias_1N);
+      matmul_bias(ctx, a, b, bias_1N.reshape({N}), c);
+      EXPECT_LE(product_error(c, reference_product(ctx, a, b, start), K), bound(types.result));
+    }
+}
+
 TEST(Matmul, WritesNothingAroundASlice) {
   Context ctx;
   for (const Types types : kTypes) {
@@ -116,22 +137,25 @@ TEST(Matmul, WritesNothingAroundASlice) {
 }
 
 TEST(Matmul, GivesTheSameBitsForAnyNumberOfThreads) {
-  // Long sums over K are the ones that libraries like to split over threads.
+  // Long sums over K are the ones that oneDNN likes to split over the threads of OpenMP.
   Context ctx;
+  const int before = omp_get_max_threads();
   for (const Types types : kTypes)
     for (const Shape& extents :
-         std::vector<Shape>{{257, 130, 2051}, {64, 64, 9001}, {515, 771, 33}}) {
+         std::vector<Shape>{{257, 130, 2051}, {64, 64, 16384}, {515, 771, 33}}) {
       const Tensor a = operand(ctx, extents[0], extents[2], types.operand, 1, 1);
       const Tensor b = operand(ctx, extents[2], extents[1], types.operand, 0, 2);
       Tensor first;
       for (const int num_threads : {1, 2, 3, 5, 8}) {
         ctx.num_threads = num_threads;
+        omp_set_num_threads(num_threads);
         const Tensor c = ctx.zeros({extents[0], extents[1]}, types.result);
         matmul(ctx, a, b, c, true);
         if (!first.defined()) first = c;
         EXPECT_TRUE(bitwise_equal(c, first)) << num_threads << " threads " << shape_string(extents);
       }
     }
+  omp_set_num_threads(before);
 }
 
 TEST(Matmul, LeavesTheThreadCountOfTheProgramAlone) {
