@@ -46,7 +46,7 @@ struct PanelMatrix {
     return part;
   }
 
-  // f(panel, row, the W numbers of that row) over all of the matrix.
+  // f(panel, row, the W numbers of that row) over all of the matrix, panel by panel.
   template <class F>
   void for_each_row(F&& f) const {
     for (int64_t p = 0; p < num_panels(); ++p)
@@ -146,13 +146,21 @@ struct TensorRows {
   int64_t step = 0;
 };
 
+// As for_each_row, but row by row: the rows of a tensor lie far apart, often a power of two, where
+// going down a panel would find few cache sets and no prefetching.
+template <class A, class F>
+void in_tensor_order(const PanelMatrix<A>& x, F&& f) {
+  for (int64_t r = 0; r < x.rows; ++r)
+    for (int64_t p = 0; p < x.num_panels(); ++p) f(p, r, x.row(p, r));
+}
+
 // out = scale * rows, converted from any floating dtype.
 template <class A>
 void load_rows(const TensorRows& rows, A scale, const PanelMatrix<A>& out) {
   constexpr int64_t W = kPanelLanes<A>;
   dispatch_floating(rows.tensor.dtype(), [&](auto tag) {
     const auto* from = rows.tensor.template data<decltype(tag)>() + rows.first;
-    out.for_each_row([&](int64_t p, int64_t r, A* to) {
+    in_tensor_order(out, [&](int64_t p, int64_t r, A* to) {
       const auto* x = from + r * rows.step + p * W;
       const int64_t width = std::min(W, out.columns - p * W);
       if (width == W) {
@@ -171,7 +179,7 @@ void store_rows(const PanelMatrix<A>& x, A scale, const TensorRows& rows) {
   dispatch_floating(rows.tensor.dtype(), [&](auto tag) {
     using T = decltype(tag);
     T* to = rows.tensor.template data<T>() + rows.first;
-    x.for_each_row([&](int64_t p, int64_t r, const A* from) {
+    in_tensor_order(x, [&](int64_t p, int64_t r, const A* from) {
       T* out = to + r * rows.step + p * W;
       const int64_t width = std::min(W, x.columns - p * W);
 #pragma GCC ivdep
