@@ -63,6 +63,12 @@ std::span<const Strategy> strategies() {
        .layouts = {Layout::kZigzag, Layout::kContiguous},
        .refuses = "nothing; the contiguous layout leaves early ranks idle",
        .make = [](const Group& sp, const SoftmaxBlock& kernel) { return make_ring(sp, kernel); }},
+      {.name = "gather_kv",
+       .summary = "all-gather of keys and values, one KV head at a time (arXiv 2407.21783)",
+       .layouts = {Layout::kZigzag, Layout::kContiguous},
+       .refuses = "nothing; the contiguous layout leaves early ranks idle",
+       .make = [](const Group& sp,
+                  const SoftmaxBlock& kernel) { return make_gather_kv(sp, kernel); }},
       {.name = "local",
        .summary = "no communication: one rank holds the whole sequence",
        .layouts = {Layout::kContiguous, Layout::kZigzag},
@@ -77,7 +83,7 @@ std::span<const MixerBackend> mixer_backends() {
   static const std::vector<MixerBackend> table = {
       {.name = "full",
        .summary = "causal softmax attention with grouped queries, optionally in a sliding window",
-       .strategies = {"ulysses", "ring", "local"},
+       .strategies = {"ulysses", "ring", "gather_kv", "local"},
        .problems = [](const MixerDescriptor& layer) { return layer.softmax.problems(); },
        .make = make_full},
   };

@@ -27,13 +27,16 @@ class SoftmaxSchedule {
 };
 
 // `kernel` must outlive the schedule and every tape it recorded on; the plan of each call must have
-// been made for this rank of `sp`. Labels in Group statistics start with the strategy's name:
-// "ulysses.fwd", "ulysses.bwd", "ring.fwd", "ring.bwd".
+// been made for this rank of `sp`. Labels in Group statistics are the strategy's name and ".fwd" or
+// ".bwd", such as "ring.fwd".
 //
-// All of them keep q's dtype on the wire (but for sums, see ulysses.h and ring.h), add in fp32
-// (fp64), and round o to q's dtype once.
+// All of them keep q's dtype on the wire (but for sums, see their headers), add in fp32 (fp64), and
+// round o to q's dtype once.
 std::unique_ptr<SoftmaxSchedule> make_ulysses(Group sp, const SoftmaxBlock& kernel);
 std::unique_ptr<SoftmaxSchedule> make_ring(Group sp, const SoftmaxBlock& kernel);
+// Gathers this many KV heads at a time, > 0.
+std::unique_ptr<SoftmaxSchedule> make_gather_kv(Group sp, const SoftmaxBlock& kernel,
+                                                int64_t heads_per_group = 1);
 
 // One rank that holds the whole plan: no communication. A plan over more ranks throws
 // Error(kInternal).

@@ -1,9 +1,10 @@
-// Ulysses and ring attention against the definition of attention on the whole batch.
+// The softmax schedules against the definition of attention on the whole batch.
 // ranks: 1 2 3 4 8
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <set>
 
 #include "parallel/ring.h"
@@ -28,17 +29,21 @@ struct Strategy {
   std::string name;
   Layout layout;
 
-  std::unique_ptr<SoftmaxSchedule> make(const Group& sp) const {
-    return name == "ring" ? make_ring(sp, kKernel) : make_ulysses(sp, kKernel);
+  std::unique_ptr<SoftmaxSchedule> make(const Group& sp,
+                                        const SoftmaxBlock& kernel = kKernel) const {
+    if (name == "ulysses") return make_ulysses(sp, kernel);
+    if (name == "ring") return make_ring(sp, kernel);
+    LONGSHIP_CHECK(name == "gather_kv", "strategy {}", name);
+    return make_gather_kv(sp, kernel);
   }
   std::string label() const { return fmt::format("{} {}", name, layout_name(layout)); }
 };
 
 std::vector<Strategy> strategies() {
-  return {{"ulysses", Layout::kContiguous},
-          {"ulysses", Layout::kZigzag},
-          {"ring", Layout::kContiguous},
-          {"ring", Layout::kZigzag}};
+  std::vector<Strategy> all;
+  for (const char* name : {"ulysses", "ring", "gather_kv"})
+    for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) all.push_back({name, layout});
+  return all;
 }
 
 struct Heads {
@@ -107,19 +112,22 @@ SequencePlan plan_of(const Batch& batch, Layout layout, const Group& sp) {
   return SequencePlan::make(batch.cu_seqlens, layout, sp.size(), sp.rank());
 }
 
-Results run(Context& ctx, const Batch& batch, const Strategy& strategy, const Group& sp) {
-  const SequencePlan plan = plan_of(batch, strategy.layout, sp);
-  const auto schedule = strategy.make(sp);
+Results run(Context& ctx, const Batch& batch, const SoftmaxSchedule& schedule,
+            const SequencePlan& plan, const Group& sp) {
   Tape tape;
   ctx.tape = &tape;
   const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
   const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
   const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
-  const Variable o = schedule->attend(ctx, q, k, v, plan, batch.options);
+  const Variable o = schedule.attend(ctx, q, k, v, plan, batch.options);
   tape.backward(ctx, o, plan.shard(ctx, batch.do_THV));
   ctx.tape = nullptr;
   return {gather(ctx, sp, plan, o.value()), gather(ctx, sp, plan, q.gradient()->sum()),
           gather(ctx, sp, plan, k.gradient()->sum()), gather(ctx, sp, plan, v.gradient()->sum())};
+}
+
+Results run(Context& ctx, const Batch& batch, const Strategy& strategy, const Group& sp) {
+  return run(ctx, batch, *strategy.make(sp), plan_of(batch, strategy.layout, sp), sp);
 }
 
 // Calls f(strategy, heads, cu_seqlens) for every case, with a trace for failures.
@@ -178,30 +186,50 @@ bool same_bits(const Tensor& a, const Tensor& b) {
          std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.num_bytes())) == 0;
 }
 
+bool same_bits(const Results& a, const Results& b) {
+  for (size_t i = 0; i < 3; ++i)
+    if (!same_bits(a.gradients()[i].second, b.gradients()[i].second)) return false;
+  return same_bits(a.o_THV, b.o_THV);
+}
+
 TEST(SoftmaxSchedules, TwoRunsGiveTheSameBits) {
   Context ctx;
   for_each_case([&](const Strategy& strategy, Heads heads, const std::vector<int64_t>& cu_seqlens) {
     const Batch batch = make_batch(ctx, cu_seqlens, heads, DType::kF32);
     const Results first = run(ctx, batch, strategy, world());
     const Results second = run(ctx, batch, strategy, world());
-    EXPECT_TRUE(same_bits(first.o_THV, second.o_THV));
-    for (size_t i = 0; i < 3; ++i)
-      EXPECT_TRUE(same_bits(first.gradients()[i].second, second.gradients()[i].second))
-          << first.gradients()[i].first;
+    EXPECT_TRUE(same_bits(first, second));
   });
 }
 
-// Whole heads see the keys of a document in one piece, as on one rank.
-TEST(Ulysses, ContiguousOutputHasTheBitsOfOneRank) {
+// Their queries see the keys of a document in one piece, as on one rank.
+TEST(UlyssesAndGatherKv, ContiguousOutputHasTheBitsOfOneRank) {
   Context ctx;
   const Group one = Group::self();
-  for (Heads heads : kHeads)
-    for (const auto& cu_seqlens : batches()) {
-      const Batch batch = make_batch(ctx, cu_seqlens, heads, DType::kF32);
-      const Strategy strategy = {"ulysses", Layout::kContiguous};
-      EXPECT_TRUE(same_bits(run(ctx, batch, strategy, world()).o_THV,
-                            run(ctx, batch, strategy, one).o_THV));
-    }
+  for (const char* name : {"ulysses", "gather_kv"})
+    for (Heads heads : kHeads)
+      for (const auto& cu_seqlens : batches()) {
+        const Batch batch = make_batch(ctx, cu_seqlens, heads, DType::kF32);
+        const Strategy strategy = {name, Layout::kContiguous};
+        EXPECT_TRUE(same_bits(run(ctx, batch, strategy, world()).o_THV,
+                              run(ctx, batch, strategy, one).o_THV))
+            << name;
+      }
+}
+
+TEST(GatherKv, GivesTheSameBitsHoweverHeadsAreGrouped) {
+  Context ctx;
+  for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
+    const Batch batch = make_batch(ctx, cu_seqlens_of({13, 1, 20}), {10, 5}, DType::kBF16);
+    const SequencePlan plan = plan_of(batch, layout, world());
+    const Results one_by_one = run(ctx, batch, {"gather_kv", layout}, world());
+    for (int64_t heads_per_group : {2, 3, 5, 100})
+      EXPECT_TRUE(same_bits(
+          run(ctx, batch, *make_gather_kv(world(), kKernel, heads_per_group), plan, world()),
+          one_by_one))
+          << heads_per_group;
+  }
+  EXPECT_THROW(make_gather_kv(world(), kKernel, 0), Error);
 }
 
 TEST(SoftmaxSchedules, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
@@ -236,7 +264,8 @@ TEST(SoftmaxSchedules, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
   }
 }
 
-// Bytes that this rank sends by the formulas in ring.h and ulysses.h, counted head by head.
+// Bytes that this rank sends by the formulas in the strategies' headers, counted head by head and
+// token by token.
 struct Bytes {
   int64_t forward = 0, backward = 0;
 };
@@ -286,6 +315,49 @@ Bytes ring_bytes(const SequencePlan& plan, const Batch& batch) {
   return bytes;
 }
 
+// Rows of one rank that meet rows of another, from the definition of the mask: the length of the
+// smallest range that covers them.
+struct Meeting {
+  int64_t queries = 0, keys = 0;
+};
+
+Meeting meeting_of(const SequencePlan& plan, int query_rank, int key_rank) {
+  struct Cover {
+    int64_t first = std::numeric_limits<int64_t>::max(), last = -1;
+    void add(int64_t row) { first = std::min(first, row), last = std::max(last, row); }
+    int64_t length() const { return last < 0 ? 0 : last - first + 1; }
+  } queries, keys;
+  for (const Segment& q : plan.segments(query_rank))
+    for (const Segment& k : plan.segments(key_rank))
+      for (int64_t i = 0; i < q.length && q.document == k.document; ++i)
+        for (int64_t j = 0; j < k.length && k.position + j <= q.position + i; ++j) {
+          queries.add(q.slot + i);
+          keys.add(k.slot + j);
+        }
+  return {queries.length(), keys.length()};
+}
+
+Bytes gather_kv_bytes(const SequencePlan& plan, const Batch& batch) {
+  const int64_t width = batch.k_TKD.dim(1) * (batch.k_TKD.dim(2) + batch.v_TKV.dim(2));
+  const int64_t e = dtype_size(batch.q_THD.dtype());
+  const int64_t g = dtype_size(accumulator_dtype(batch.q_THD.dtype()));
+  const int r = plan.rank();
+  Bytes bytes;
+  for (int p = 0; p < plan.num_ranks(); ++p) {
+    if (p == r) continue;
+    bytes.forward += meeting_of(plan, p, r).keys * width * e;
+    bytes.backward += meeting_of(plan, r, p).keys * width * g;
+  }
+  bytes.backward += bytes.forward;
+  return bytes;
+}
+
+Bytes bytes_of(const std::string& strategy, const SequencePlan& plan, const Batch& batch) {
+  if (strategy == "ulysses") return ulysses_bytes(plan, batch);
+  if (strategy == "ring") return ring_bytes(plan, batch);
+  return gather_kv_bytes(plan, batch);
+}
+
 TEST(SoftmaxSchedules, SendTheBytesOfTheirFormulas) {
   Context ctx;
   for (DType dtype : {DType::kF32, DType::kBF16})
@@ -293,8 +365,7 @@ TEST(SoftmaxSchedules, SendTheBytesOfTheirFormulas) {
         [&](const Strategy& strategy, Heads heads, const std::vector<int64_t>& cu_seqlens) {
           const Batch batch = make_batch(ctx, cu_seqlens, heads, dtype);
           const SequencePlan plan = plan_of(batch, strategy.layout, world());
-          const bool is_ring = strategy.name == "ring";
-          const Bytes expected = is_ring ? ring_bytes(plan, batch) : ulysses_bytes(plan, batch);
+          const Bytes expected = bytes_of(strategy.name, plan, batch);
           world().reset_stats();
           run(ctx, batch, strategy, world());
           EXPECT_EQ(world().stats().sent_bytes(strategy.name + ".fwd"), expected.forward);
@@ -313,6 +384,61 @@ TEST(Ring, SendsWhatThePaperSaysForEqualShards) {
     EXPECT_EQ(world().stats().sent_bytes("ring.fwd"), (P - 1) * s * width * 2);
     EXPECT_EQ(world().stats().sent_bytes("ring.bwd"),
               P == 1 ? 0 : (P - 1) * s * width * 2 + P * s * width * 4);
+  }
+}
+
+TEST(GatherKv, SendsKeysOnlyToTheRanksThatSeeThem) {
+  Context ctx;
+  const int64_t P = world().size(), r = world().rank(), s = 8, width = 2 * (6 + 10) * 2;
+  auto sent = [&](Layout layout, int64_t window) {
+    const Batch batch = make_batch(ctx, {0, s * P}, {8, 2}, DType::kBF16, window);
+    world().reset_stats();
+    run(ctx, batch, {"gather_kv", layout}, world());
+    return world().stats().sent_bytes("gather_kv.fwd");
+  };
+  EXPECT_EQ(sent(Layout::kContiguous, 0), (P - 1 - r) * s * width);
+  EXPECT_EQ(sent(Layout::kZigzag, 0), (r * s + (P - 1 - r) * s / 2) * width);
+  // The last two keys, and the whole shard beside the last key.
+  EXPECT_EQ(sent(Layout::kContiguous, 3), r + 1 < P ? 2 * width : 0);
+  EXPECT_EQ(sent(Layout::kContiguous, s + 2),
+            (r + 1 < P ? s * width : 0) + (r + 2 < P ? 1 * width : 0));
+}
+
+// Whatever the number of KV heads, only those of two groups are here at a time.
+TEST(GatherKv, PeakMemoryDoesNotGrowWithTheNumberOfKvHeads) {
+  const int64_t P = world().size(), s = 32, D = 6, V = 10, h = 1;
+  const SequencePlan plan =
+      SequencePlan::make({0, s * P}, Layout::kZigzag, world().size(), world().rank());
+  int64_t N = 0;
+  for (int p = 0; p < world().size(); ++p) N += meeting_of(plan, world().rank(), p).keys;
+  for (int64_t K : {1, 2, 8}) {
+    Context ctx;
+    const Batch batch = make_batch(ctx, plan.cu_seqlens(), {2 * K, K}, DType::kF32);
+    const auto schedule = make_gather_kv(world(), kKernel, h);
+    const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
+    const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
+    const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
+    const Tensor do_THV = plan.shard(ctx, batch.do_THV);
+    Tape tape;
+    ctx.tape = &tape;
+    auto peak_of = [&](auto&& work) {
+      const int64_t live = ctx.memory->live_bytes();
+      ctx.memory->reset_peak();
+      work();
+      return ctx.memory->peak_bytes() - live;
+    };
+    Variable o;
+    const int64_t forward =
+        peak_of([&] { o = schedule->attend(ctx, q, k, v, plan, batch.options); });
+    const int64_t backward = peak_of([&] { tape.backward(ctx, o, do_THV); });
+    // Of all heads: o and lse; delta, dq, dk, dv. Of one group: q, o, lse; q, do, lse, delta, dq.
+    const int64_t all_forward = s * 2 * K * (V + 1), all_backward = s * K * (2 + 2 * D + D + V);
+    const int64_t group_forward = (2 * N + s) * h * (D + V) + s * 2 * h * (D + V + 1);
+    const int64_t group_backward = (4 * N + s + (P - 1) * s) * h * (D + V) +  //
+                                   s * 2 * h * (2 * D + V + 2);
+    auto with_rounding = [](int64_t elements) { return elements * 4 + elements / 4 + 4096; };
+    EXPECT_LE(forward, with_rounding(all_forward + group_forward)) << K << " KV heads";
+    EXPECT_LE(backward, with_rounding(all_backward + group_backward)) << K << " KV heads";
   }
 }
 

@@ -1,0 +1,47 @@
+// Which rows of one rank's queries see which rows of another rank's keys: what a schedule has to
+// move between them, and nothing more.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "parallel/sequence_plan.h"
+
+namespace longship {
+
+struct RowRange {
+  int64_t begin = 0, count = 0;
+  int64_t end() const { return begin + count; }
+  bool operator==(const RowRange&) const = default;
+};
+
+// The smallest range that covers both; a range of no rows adds nothing.
+RowRange cover(RowRange a, RowRange b);
+
+// Local rows (slots) of a rank whose queries and of a rank whose keys meet. Each is the smallest
+// range that covers them; both count 0 when the mask hides all keys.
+struct VisibleRows {
+  RowRange queries, keys;
+  bool empty() const { return keys.count == 0; }
+};
+
+// Of every pair of ranks, under the causal rule within documents and a sliding window (0: none).
+class Visibility {
+ public:
+  explicit Visibility(const SequencePlan& plan, int64_t window = 0);
+
+  // Queries on one rank, keys on the other (or the same).
+  const VisibleRows& between(int query_rank, int key_rank) const {
+    return pairs_[static_cast<size_t>(query_rank * num_ranks_ + key_rank)];
+  }
+
+ private:
+  int num_ranks_;
+  std::vector<VisibleRows> pairs_;
+};
+
+// The parts of segments that lie in `rows`; slots count from the first of these rows.
+std::vector<Segment> segments_in(std::span<const Segment> segments, RowRange rows);
+
+}  // namespace longship

@@ -1,0 +1,68 @@
+#include "parallel/visible_rows.h"
+
+#include <gtest/gtest.h>
+
+#include "runtime/random.h"
+
+namespace longship {
+namespace {
+
+RowRange with_row(RowRange rows, int64_t row) {
+  return cover(rows, {row, 1});
+}
+
+// From the definition: token by token.
+VisibleRows expected(const SequencePlan& plan, int query_rank, int key_rank, int64_t window) {
+  VisibleRows rows;
+  for (const Segment& q : plan.segments(query_rank))
+    for (const Segment& k : plan.segments(key_rank))
+      for (int64_t i = 0; i < q.length; ++i)
+        for (int64_t j = 0; j < k.length; ++j) {
+          const int64_t distance = q.position + i - k.position - j;
+          if (q.document != k.document || distance < 0 || (window > 0 && distance >= window))
+            continue;
+          rows.queries = with_row(rows.queries, q.slot + i);
+          rows.keys = with_row(rows.keys, k.slot + j);
+        }
+  return rows;
+}
+
+TEST(VisibleRows, CoverWhatTheMaskShowsOfEveryPairOfRanks) {
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    std::vector<int64_t> cu_seqlens = {0};
+    for (uint64_t d = 0; d < 1 + seed % 7; ++d)
+      cu_seqlens.push_back(cu_seqlens.back() + static_cast<int64_t>(uniform_index(seed, 3, d, 30)));
+    for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
+      for (int num_ranks : {1, 2, 3, 8})
+        for (int64_t window : {0, 1, 2, 5, 16}) {
+          const SequencePlan plan = SequencePlan::make(cu_seqlens, layout, num_ranks, 0);
+          const Visibility visibility(plan, window);
+          for (int q = 0; q < num_ranks; ++q)
+            for (int k = 0; k < num_ranks; ++k) {
+              const VisibleRows rows = expected(plan, q, k, window);
+              SCOPED_TRACE(fmt::format("cu_seqlens {} {} over {} ranks, window {}: {} sees {}",
+                                       fmt::join(cu_seqlens, ","), layout_name(layout), num_ranks,
+                                       window, q, k));
+              EXPECT_EQ(visibility.between(q, k).queries, rows.queries);
+              EXPECT_EQ(visibility.between(q, k).keys, rows.keys);
+              EXPECT_EQ(visibility.between(q, k).empty(), rows.queries.count == 0);
+            }
+        }
+  }
+}
+
+TEST(VisibleRows, SegmentsInARangeKeepTheirPlaceInTheBatch) {
+  const std::vector<Segment> segments = {
+      {.document = 0, .position = 7, .global_begin = 7, .length = 4, .slot = 0},
+      {.document = 1, .position = 0, .global_begin = 11, .length = 5, .slot = 4},
+      {.document = 1, .position = 9, .global_begin = 20, .length = 2, .slot = 9}};
+  EXPECT_EQ(segments_in(segments, {0, 11}), segments);
+  EXPECT_EQ(segments_in(segments, {2, 5}),
+            (std::vector<Segment>{
+                {.document = 0, .position = 9, .global_begin = 9, .length = 2, .slot = 0},
+                {.document = 1, .position = 0, .global_begin = 11, .length = 3, .slot = 2}}));
+  EXPECT_TRUE(segments_in(segments, {4, 0}).empty());
+}
+
+}  // namespace
+}  // namespace longship
