@@ -63,6 +63,12 @@ std::span<const Strategy> strategies() {
        .layouts = {Layout::kZigzag, Layout::kContiguous},
        .refuses = "nothing; the contiguous layout leaves early ranks idle",
        .make = [](const Group& sp, const SoftmaxBlock& kernel) { return make_ring(sp, kernel); }},
+      {.name = "token_ring",
+       .summary = "queries travel from rank to rank, partial outputs return (arXiv 2412.20501)",
+       .layouts = {Layout::kZigzag, Layout::kContiguous},
+       .refuses = "nothing; the contiguous layout leaves late ranks idle",
+       .make = [](const Group& sp,
+                  const SoftmaxBlock& kernel) { return make_token_ring(sp, kernel); }},
       {.name = "gather_kv",
        .summary = "all-gather of keys and values, one KV head at a time (arXiv 2407.21783)",
        .layouts = {Layout::kZigzag, Layout::kContiguous},
@@ -83,7 +89,7 @@ std::span<const MixerBackend> mixer_backends() {
   static const std::vector<MixerBackend> table = {
       {.name = "full",
        .summary = "causal softmax attention with grouped queries, optionally in a sliding window",
-       .strategies = {"ulysses", "ring", "gather_kv", "local"},
+       .strategies = {"ulysses", "ring", "token_ring", "gather_kv", "local"},
        .problems = [](const MixerDescriptor& layer) { return layer.softmax.problems(); },
        .make = make_full},
   };

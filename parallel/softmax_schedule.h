@@ -34,6 +34,7 @@ class SoftmaxSchedule {
 // round o to q's dtype once.
 std::unique_ptr<SoftmaxSchedule> make_ulysses(Group sp, const SoftmaxBlock& kernel);
 std::unique_ptr<SoftmaxSchedule> make_ring(Group sp, const SoftmaxBlock& kernel);
+std::unique_ptr<SoftmaxSchedule> make_token_ring(Group sp, const SoftmaxBlock& kernel);
 // Gathers this many KV heads at a time, > 0.
 std::unique_ptr<SoftmaxSchedule> make_gather_kv(Group sp, const SoftmaxBlock& kernel,
                                                 int64_t heads_per_group = 1);

@@ -27,7 +27,7 @@ TEST(Registry, FindsEveryNameThatItLists) {
 }
 
 TEST(Registry, UnknownNamesListTheKnownOnes) {
-  expect_error(ErrorCode::kConfig, {"`rign`", "ulysses, ring, gather_kv, local"},
+  expect_error(ErrorCode::kConfig, {"`rign`", "ulysses, ring, token_ring, gather_kv, local"},
                [] { find_strategy("rign"); });
   expect_error(ErrorCode::kConfig, {"`flash`", "full"}, [] { find_mixer_backend("flash"); });
 }
@@ -40,8 +40,8 @@ TEST(Registry, LocalRefusesMoreThanOneRankAndNamesWhatWouldDo) {
   EXPECT_NE(refusal.find("choose ulysses or ring"), std::string::npos) << refusal;
 }
 
-TEST(Registry, UlyssesRingAndGatherKvServeEveryNumberOfRanksInBothLayouts) {
-  for (std::string_view name : {"ulysses", "ring", "gather_kv"})
+TEST(Registry, AllButLocalServeEveryNumberOfRanksInBothLayouts) {
+  for (std::string_view name : {"ulysses", "ring", "token_ring", "gather_kv"})
     for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
       for (int num_ranks : {1, 2, 3, 64})
         EXPECT_EQ(find_strategy(name).refusal({.num_ranks = num_ranks, .layout = layout}), "");

@@ -183,7 +183,7 @@ std::vector<Mesh> meshes() {
 template <class F>
 void for_each_parallelism(F&& f) {
   for (const Mesh& mesh : meshes())
-    for (const std::string strategy : {"ulysses", "ring", "gather_kv"})
+    for (const std::string strategy : {"ulysses", "ring", "token_ring", "gather_kv"})
       for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
         SCOPED_TRACE(fmt::format("dp {} x sp {}, {} {}", mesh.dp.size(), mesh.sp.size(), strategy,
                                  layout_name(layout)));

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <set>
+#include <span>
 
 #include "parallel/ring.h"
 #include "parallel/softmax_schedule.h"
@@ -33,6 +34,7 @@ struct Strategy {
                                         const SoftmaxBlock& kernel = kKernel) const {
     if (name == "ulysses") return make_ulysses(sp, kernel);
     if (name == "ring") return make_ring(sp, kernel);
+    if (name == "token_ring") return make_token_ring(sp, kernel);
     LONGSHIP_CHECK(name == "gather_kv", "strategy {}", name);
     return make_gather_kv(sp, kernel);
   }
@@ -41,7 +43,7 @@ struct Strategy {
 
 std::vector<Strategy> strategies() {
   std::vector<Strategy> all;
-  for (const char* name : {"ulysses", "ring", "gather_kv"})
+  for (const char* name : {"ulysses", "ring", "token_ring", "gather_kv"})
     for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) all.push_back({name, layout});
   return all;
 }
@@ -50,6 +52,7 @@ struct Heads {
   int64_t query, kv;
 };
 constexpr Heads kHeads[] = {{8, 1}, {8, 2}, {8, 8}, {6, 3}, {5, 5}};
+constexpr Heads kFewHeads[] = {{8, 2}, {5, 5}};
 
 std::vector<int64_t> cu_seqlens_of(const std::vector<int64_t>& lengths) {
   std::vector<int64_t> cu_seqlens = {0};
@@ -132,9 +135,9 @@ Results run(Context& ctx, const Batch& batch, const Strategy& strategy, const Gr
 
 // Calls f(strategy, heads, cu_seqlens) for every case, with a trace for failures.
 template <class F>
-void for_each_case(F&& f) {
+void for_each_case(std::span<const Heads> all_heads, F&& f) {
   for (const Strategy& strategy : strategies())
-    for (Heads heads : kHeads)
+    for (Heads heads : all_heads)
       for (const auto& cu_seqlens : batches()) {
         SCOPED_TRACE(fmt::format("{}, {} heads over {} key/value heads, cu_seqlens {}",
                                  strategy.label(), heads.query, heads.kv,
@@ -143,41 +146,42 @@ void for_each_case(F&& f) {
       }
 }
 
-void expect_equal_to_definition(DType dtype, double forward_bound, double gradient_bound,
-                                int64_t window = 0) {
+void expect_equal_to_definition(std::span<const Heads> all_heads, DType dtype, double forward_bound,
+                                double gradient_bound, int64_t window = 0) {
   Context ctx;
-  for_each_case([&](const Strategy& strategy, Heads heads, const std::vector<int64_t>& cu_seqlens) {
-    const Batch batch = make_batch(ctx, cu_seqlens, heads, dtype, window);
-    const NaiveAttention expected =
-        naive_attention(ctx, batch.q_THD, batch.k_TKD, batch.v_TKV, batch.do_THV, cu_seqlens,
-                        batch.options.scale, window);
-    const Results found = run(ctx, batch, strategy, world());
-    EXPECT_EQ(found.o_THV.dtype(), dtype);
-    EXPECT_LE(relative_rms(found.o_THV, expected.o_THV), forward_bound) << "o";
-    EXPECT_LE(relative_rms(found.dq_THD, expected.dq_THD), gradient_bound) << "dq";
-    EXPECT_LE(relative_rms(found.dk_TKD, expected.dk_TKD), gradient_bound) << "dk";
-    EXPECT_LE(relative_rms(found.dv_TKV, expected.dv_TKV), gradient_bound) << "dv";
-  });
+  for_each_case(all_heads,
+                [&](const Strategy& strategy, Heads heads, const std::vector<int64_t>& cu_seqlens) {
+                  const Batch batch = make_batch(ctx, cu_seqlens, heads, dtype, window);
+                  const NaiveAttention expected =
+                      naive_attention(ctx, batch.q_THD, batch.k_TKD, batch.v_TKV, batch.do_THV,
+                                      cu_seqlens, batch.options.scale, window);
+                  const Results found = run(ctx, batch, strategy, world());
+                  EXPECT_EQ(found.o_THV.dtype(), dtype);
+                  EXPECT_LE(relative_rms(found.o_THV, expected.o_THV), forward_bound) << "o";
+                  EXPECT_LE(relative_rms(found.dq_THD, expected.dq_THD), gradient_bound) << "dq";
+                  EXPECT_LE(relative_rms(found.dk_TKD, expected.dk_TKD), gradient_bound) << "dk";
+                  EXPECT_LE(relative_rms(found.dv_TKV, expected.dv_TKV), gradient_bound) << "dv";
+                });
 }
 
 TEST(SoftmaxSchedules, EqualTheWholeBatchInFp32) {
-  expect_equal_to_definition(DType::kF32, 1e-6, 1e-5);
+  expect_equal_to_definition(kHeads, DType::kF32, 1e-6, 1e-5);
 }
 
 TEST(SoftmaxSchedules, EqualTheWholeBatchInFp64) {
-  expect_equal_to_definition(DType::kF64, 1e-13, 1e-13);
+  expect_equal_to_definition(kHeads, DType::kF64, 1e-13, 1e-13);
 }
 
 // o is rounded once (2^-9 at most, 2^-9 / sqrt(3) in the mean); the gradients once more, and o
 // enters them through delta.
 TEST(SoftmaxSchedules, EqualTheWholeBatchInBf16WithinItsRounding) {
-  expect_equal_to_definition(DType::kBF16, 2e-3, 5e-3);
+  expect_equal_to_definition(kFewHeads, DType::kBF16, 2e-3, 5e-3);
 }
 
 TEST(SoftmaxSchedules, EqualTheWholeBatchUnderASlidingWindow) {
   for (int64_t window : {1, 5, 24}) {
     SCOPED_TRACE(fmt::format("window {}", window));
-    expect_equal_to_definition(DType::kF64, 1e-13, 1e-13, window);
+    expect_equal_to_definition(kFewHeads, DType::kF64, 1e-13, 1e-13, window);
   }
 }
 
@@ -194,12 +198,13 @@ bool same_bits(const Results& a, const Results& b) {
 
 TEST(SoftmaxSchedules, TwoRunsGiveTheSameBits) {
   Context ctx;
-  for_each_case([&](const Strategy& strategy, Heads heads, const std::vector<int64_t>& cu_seqlens) {
-    const Batch batch = make_batch(ctx, cu_seqlens, heads, DType::kF32);
-    const Results first = run(ctx, batch, strategy, world());
-    const Results second = run(ctx, batch, strategy, world());
-    EXPECT_TRUE(same_bits(first, second));
-  });
+  for_each_case(kFewHeads,
+                [&](const Strategy& strategy, Heads heads, const std::vector<int64_t>& cu_seqlens) {
+                  const Batch batch = make_batch(ctx, cu_seqlens, heads, DType::kF32);
+                  const Results first = run(ctx, batch, strategy, world());
+                  const Results second = run(ctx, batch, strategy, world());
+                  EXPECT_TRUE(same_bits(first, second));
+                });
 }
 
 // Their queries see the keys of a document in one piece, as on one rank.
@@ -315,26 +320,59 @@ Bytes ring_bytes(const SequencePlan& plan, const Batch& batch) {
   return bytes;
 }
 
-// Rows of one rank that meet rows of another, from the definition of the mask: the length of the
-// smallest range that covers them.
+// The smallest range that covers some rows.
+struct Cover {
+  int64_t first = std::numeric_limits<int64_t>::max(), last = -1;
+
+  void add(int64_t row) {
+    first = std::min(first, row);
+    last = std::max(last, row);
+  }
+  int64_t length() const { return last < 0 ? 0 : last - first + 1; }
+};
+
+// Rows of one rank's queries and another's keys that meet, from the definition of the mask.
 struct Meeting {
-  int64_t queries = 0, keys = 0;
+  Cover queries, keys;
 };
 
 Meeting meeting_of(const SequencePlan& plan, int query_rank, int key_rank) {
-  struct Cover {
-    int64_t first = std::numeric_limits<int64_t>::max(), last = -1;
-    void add(int64_t row) { first = std::min(first, row), last = std::max(last, row); }
-    int64_t length() const { return last < 0 ? 0 : last - first + 1; }
-  } queries, keys;
+  Meeting meeting;
   for (const Segment& q : plan.segments(query_rank))
     for (const Segment& k : plan.segments(key_rank))
       for (int64_t i = 0; i < q.length && q.document == k.document; ++i)
         for (int64_t j = 0; j < k.length && k.position + j <= q.position + i; ++j) {
-          queries.add(q.slot + i);
-          keys.add(k.slot + j);
+          meeting.queries.add(q.slot + i);
+          meeting.keys.add(k.slot + j);
         }
-  return {queries.length(), keys.length()};
+  return meeting;
+}
+
+Bytes token_ring_bytes(const SequencePlan& plan, const Batch& batch) {
+  const int64_t H = batch.q_THD.dim(1), D = batch.q_THD.dim(2), V = batch.v_TKV.dim(2);
+  const int64_t e = dtype_size(batch.q_THD.dtype());
+  const int64_t g = dtype_size(accumulator_dtype(batch.q_THD.dtype()));
+  const int P = plan.num_ranks();
+  // Rows of an owner's queries that see keys `step` ranks before it, or further.
+  auto travelling = [&](int owner, int step) {
+    Cover rows;
+    for (int later = step; later < P; ++later) {
+      const Cover seeing = meeting_of(plan, owner, (owner - later + P) % P).queries;
+      if (seeing.length() == 0) continue;
+      rows.add(seeing.first);
+      rows.add(seeing.last);
+    }
+    return rows.length();
+  };
+  Bytes bytes;
+  for (int step = 1; step < P; ++step) {
+    const int64_t passed_on = travelling((plan.rank() + step - 1) % P, step) * H;
+    const int owner = (plan.rank() + step) % P;
+    const int64_t returned = meeting_of(plan, owner, plan.rank()).queries.length() * H;
+    bytes.forward += passed_on * D * e + returned * (V + 1) * g;
+    bytes.backward += passed_on * ((D + V) * e + 2 * g) + returned * D * g;
+  }
+  return bytes;
 }
 
 Bytes gather_kv_bytes(const SequencePlan& plan, const Batch& batch) {
@@ -345,8 +383,8 @@ Bytes gather_kv_bytes(const SequencePlan& plan, const Batch& batch) {
   Bytes bytes;
   for (int p = 0; p < plan.num_ranks(); ++p) {
     if (p == r) continue;
-    bytes.forward += meeting_of(plan, p, r).keys * width * e;
-    bytes.backward += meeting_of(plan, r, p).keys * width * g;
+    bytes.forward += meeting_of(plan, p, r).keys.length() * width * e;
+    bytes.backward += meeting_of(plan, r, p).keys.length() * width * g;
   }
   bytes.backward += bytes.forward;
   return bytes;
@@ -355,22 +393,21 @@ Bytes gather_kv_bytes(const SequencePlan& plan, const Batch& batch) {
 Bytes bytes_of(const std::string& strategy, const SequencePlan& plan, const Batch& batch) {
   if (strategy == "ulysses") return ulysses_bytes(plan, batch);
   if (strategy == "ring") return ring_bytes(plan, batch);
+  if (strategy == "token_ring") return token_ring_bytes(plan, batch);
   return gather_kv_bytes(plan, batch);
 }
 
 TEST(SoftmaxSchedules, SendTheBytesOfTheirFormulas) {
   Context ctx;
-  for (DType dtype : {DType::kF32, DType::kBF16})
-    for_each_case(
-        [&](const Strategy& strategy, Heads heads, const std::vector<int64_t>& cu_seqlens) {
-          const Batch batch = make_batch(ctx, cu_seqlens, heads, dtype);
-          const SequencePlan plan = plan_of(batch, strategy.layout, world());
-          const Bytes expected = bytes_of(strategy.name, plan, batch);
-          world().reset_stats();
-          run(ctx, batch, strategy, world());
-          EXPECT_EQ(world().stats().sent_bytes(strategy.name + ".fwd"), expected.forward);
-          EXPECT_EQ(world().stats().sent_bytes(strategy.name + ".bwd"), expected.backward);
-        });
+  for_each_case(kHeads, [&](const Strategy& strategy, Heads heads,
+                            const std::vector<int64_t>& cu_seqlens) {
+    const Batch batch = make_batch(ctx, cu_seqlens, heads, DType::kBF16);
+    const Bytes expected = bytes_of(strategy.name, plan_of(batch, strategy.layout, world()), batch);
+    world().reset_stats();
+    run(ctx, batch, strategy, world());
+    EXPECT_EQ(world().stats().sent_bytes(strategy.name + ".fwd"), expected.forward);
+    EXPECT_EQ(world().stats().sent_bytes(strategy.name + ".bwd"), expected.backward);
+  });
 }
 
 TEST(Ring, SendsWhatThePaperSaysForEqualShards) {
@@ -385,6 +422,28 @@ TEST(Ring, SendsWhatThePaperSaysForEqualShards) {
     EXPECT_EQ(world().stats().sent_bytes("ring.bwd"),
               P == 1 ? 0 : (P - 1) * s * width * 2 + P * s * width * 4);
   }
+}
+
+TEST(TokenRing, SendsQueriesAsFarAsTheySeeKeys) {
+  Context ctx;
+  const int64_t P = world().size(), r = world().rank(), s = 4, H = 4, D = 6, V = 10;
+  auto sent = [&](Layout layout, const char* label) {
+    const Batch batch = make_batch(ctx, {0, s * P}, {H, 2}, DType::kBF16);
+    world().reset_stats();
+    run(ctx, batch, {"token_ring", layout}, world());
+    return world().stats().sent_bytes(label);
+  };
+  // Queries of the ranks r .. P - 1 pass on through r, unless it is the first; r computes for all
+  // later ranks.
+  const int64_t passed_on = r > 0 ? P - r : 0, returned = P - 1 - r;
+  EXPECT_EQ(sent(Layout::kContiguous, "token_ring.fwd"),
+            s * H * (passed_on * D * 2 + returned * (V + 1) * 4));
+  EXPECT_EQ(sent(Layout::kContiguous, "token_ring.bwd"),
+            s * H * (passed_on * ((D + V) * 2 + 2 * 4) + returned * D * 4));
+  // All ranks together: halves of the queries where they have passed rank 0.
+  const int64_t total =
+      world().all_reduce_value("test", sent(Layout::kZigzag, "token_ring.fwd"), ReduceOp::kSum);
+  EXPECT_EQ(total, (P * (P - 1) / 2) * (s + s / 2) * H * (D * 2 + (V + 1) * 4));
 }
 
 TEST(GatherKv, SendsKeysOnlyToTheRanksThatSeeThem) {
@@ -404,44 +463,6 @@ TEST(GatherKv, SendsKeysOnlyToTheRanksThatSeeThem) {
             (r + 1 < P ? s * width : 0) + (r + 2 < P ? 1 * width : 0));
 }
 
-// Whatever the number of KV heads, only those of two groups are here at a time.
-TEST(GatherKv, PeakMemoryDoesNotGrowWithTheNumberOfKvHeads) {
-  const int64_t P = world().size(), s = 32, D = 6, V = 10, h = 1;
-  const SequencePlan plan =
-      SequencePlan::make({0, s * P}, Layout::kZigzag, world().size(), world().rank());
-  int64_t N = 0;
-  for (int p = 0; p < world().size(); ++p) N += meeting_of(plan, world().rank(), p).keys;
-  for (int64_t K : {1, 2, 8}) {
-    Context ctx;
-    const Batch batch = make_batch(ctx, plan.cu_seqlens(), {2 * K, K}, DType::kF32);
-    const auto schedule = make_gather_kv(world(), kKernel, h);
-    const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
-    const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
-    const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
-    const Tensor do_THV = plan.shard(ctx, batch.do_THV);
-    Tape tape;
-    ctx.tape = &tape;
-    auto peak_of = [&](auto&& work) {
-      const int64_t live = ctx.memory->live_bytes();
-      ctx.memory->reset_peak();
-      work();
-      return ctx.memory->peak_bytes() - live;
-    };
-    Variable o;
-    const int64_t forward =
-        peak_of([&] { o = schedule->attend(ctx, q, k, v, plan, batch.options); });
-    const int64_t backward = peak_of([&] { tape.backward(ctx, o, do_THV); });
-    // Of all heads: o and lse; delta, dq, dk, dv. Of one group: q, o, lse; q, do, lse, delta, dq.
-    const int64_t all_forward = s * 2 * K * (V + 1), all_backward = s * K * (2 + 2 * D + D + V);
-    const int64_t group_forward = (2 * N + s) * h * (D + V) + s * 2 * h * (D + V + 1);
-    const int64_t group_backward = (4 * N + s + (P - 1) * s) * h * (D + V) +  //
-                                   s * 2 * h * (2 * D + V + 2);
-    auto with_rounding = [](int64_t elements) { return elements * 4 + elements / 4 + 4096; };
-    EXPECT_LE(forward, with_rounding(all_forward + group_forward)) << K << " KV heads";
-    EXPECT_LE(backward, with_rounding(all_backward + group_backward)) << K << " KV heads";
-  }
-}
-
 // Counts the blocks that it is asked for.
 class CountingSoftmax final : public SoftmaxBlock {
  public:
@@ -458,32 +479,76 @@ class CountingSoftmax final : public SoftmaxBlock {
   mutable int num_forward = 0, num_backward = 0;
 };
 
-TEST(Ring, ComputesNoBlockThatTheMaskHides) {
+TEST(RingAndTokenRing, ComputeNoBlockThatTheMaskHides) {
   Context ctx;
   const int size = world().size(), rank = world().rank(), half = (size + 1) / 2;
+  // A ring computes the keys that this rank sees, a token ring the queries that see this rank.
   struct Expected {
     Layout layout;
     std::vector<int64_t> cu_seqlens;
-    int blocks;
+    int ring, token_ring;
   };
-  for (const Expected& expected : {Expected{Layout::kContiguous, {0, 4 * size}, rank + 1},
-                                   Expected{Layout::kZigzag, {0, 4 * size}, size},
-                                   Expected{Layout::kContiguous,
-                                            {0, 4 * half, 4 * size},
-                                            rank < half ? rank + 1 : rank - half + 1}}) {
-    const Batch batch = make_batch(ctx, expected.cu_seqlens, {2, 1}, DType::kF32);
-    const SequencePlan plan = plan_of(batch, expected.layout, world());
-    CountingSoftmax kernel;
-    Tape tape;
-    ctx.tape = &tape;
-    const Variable o = make_ring(world(), kernel)
-                           ->attend(ctx, Variable::leaf(plan.shard(ctx, batch.q_THD)),
-                                    plan.shard(ctx, batch.k_TKD), plan.shard(ctx, batch.v_TKV),
-                                    plan, batch.options);
-    tape.backward(ctx, o, plan.shard(ctx, batch.do_THV));
-    ctx.tape = nullptr;
-    EXPECT_EQ(kernel.num_forward, expected.blocks);
-    EXPECT_EQ(kernel.num_backward, expected.blocks);
+  for (const Expected& expected :
+       {Expected{Layout::kContiguous, {0, 4 * size}, rank + 1, size - rank},
+        Expected{Layout::kZigzag, {0, 4 * size}, size, size},
+        Expected{Layout::kContiguous,
+                 {0, 4 * half, 4 * size},
+                 rank < half ? rank + 1 : rank - half + 1,
+                 rank < half ? half - rank : size - rank}}) {
+    for (const char* name : {"ring", "token_ring"}) {
+      SCOPED_TRACE(name);
+      const Strategy strategy = {name, expected.layout};
+      const Batch batch = make_batch(ctx, expected.cu_seqlens, {2, 1}, DType::kF32);
+      const SequencePlan plan = plan_of(batch, strategy.layout, world());
+      CountingSoftmax kernel;
+      run(ctx, batch, *strategy.make(world(), kernel), plan, world());
+      const int blocks = strategy.name == "ring" ? expected.ring : expected.token_ring;
+      EXPECT_EQ(kernel.num_forward, blocks);
+      EXPECT_EQ(kernel.num_backward, blocks);
+    }
+  }
+}
+
+// Peak bytes of a forward and a backward, beside what was live before.
+struct Peaks {
+  int64_t forward = 0, backward = 0;
+};
+
+Peaks peaks_of(const SoftmaxSchedule& schedule, const SequencePlan& plan, Heads heads) {
+  Context ctx;
+  const Batch batch = make_batch(ctx, plan.cu_seqlens(), heads, DType::kF32);
+  const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
+  const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
+  const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
+  const Tensor do_THV = plan.shard(ctx, batch.do_THV);
+  Tape tape;
+  ctx.tape = &tape;
+  auto peak_of = [&](auto&& work) {
+    const int64_t live = ctx.memory->live_bytes();
+    ctx.memory->reset_peak();
+    work();
+    return ctx.memory->peak_bytes() - live;
+  };
+  Variable o;
+  const int64_t forward = peak_of([&] { o = schedule.attend(ctx, q, k, v, plan, batch.options); });
+  const int64_t backward = peak_of([&] { tape.backward(ctx, o, do_THV); });
+  return {forward, backward};
+}
+
+// Elements of 4 bytes, with what allocations are rounded up by.
+int64_t bytes_with_rounding(int64_t elements) {
+  return elements * 4 + elements / 2 + 1024;
+}
+
+// Calls f(sp) for the groups of the first 1, 2, 3, .. ranks, on their members.
+template <class F>
+void for_each_group_size(F&& f) {
+  for (int size = 1; size <= world().size(); ++size) {
+    const bool member = world().rank() < size;
+    const Group sp = world().split(member ? 0 : 1, world().rank());
+    if (!member) continue;
+    SCOPED_TRACE(fmt::format("{} ranks", size));
+    f(sp);
   }
 }
 
@@ -491,44 +556,49 @@ TEST(Ring, ComputesNoBlockThatTheMaskHides) {
 // of keys and values, and no more however many ranks there are.
 TEST(Ring, PeakMemoryDependsOnTheLocalTokensOnly) {
   const int64_t s = 32, H = 4, K = 2, D = 6, V = 10;
-  const int64_t bytes_kv = s * K * (D + V) * 4, bytes_o = s * H * (V + 1) * 4;
-  const int64_t bytes_forward = 2 * bytes_kv + 2 * bytes_o;
-  const int64_t bytes_backward = 5 * bytes_kv + s * H * (D + 1) * 4;
-  auto with_rounding = [](int64_t bytes) { return bytes + bytes / 8 + 1024; };
+  const int64_t kv = s * K * (D + V), o = s * H * (V + 1);
   std::set<int64_t> forward_peaks, backward_peaks;
-  for (int size = 1; size <= world().size(); ++size) {
-    const bool member = world().rank() < size;
-    const Group sp = world().split(member ? 0 : 1, world().rank());
-    if (!member) continue;
-    Context ctx;
-    const Batch batch = make_batch(ctx, {0, s * size}, {H, K}, DType::kF32);
-    const SequencePlan plan = plan_of(batch, Layout::kZigzag, sp);
-    const auto schedule = make_ring(sp, kKernel);
-    Tape tape;
-    ctx.tape = &tape;
-    const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
-    const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
-    const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
-    const Tensor do_THV = plan.shard(ctx, batch.do_THV);
-    auto peak_of = [&](auto&& work) {
-      const int64_t live = ctx.memory->live_bytes();
-      ctx.memory->reset_peak();
-      work();
-      return ctx.memory->peak_bytes() - live;
-    };
-    Variable o;
-    const int64_t forward =
-        peak_of([&] { o = schedule->attend(ctx, q, k, v, plan, batch.options); });
-    const int64_t backward = peak_of([&] { tape.backward(ctx, o, do_THV); });
-    EXPECT_LE(forward, with_rounding(bytes_forward)) << size << " ranks";
-    EXPECT_LE(backward, with_rounding(bytes_backward)) << size << " ranks";
-    if (size >= 3) {
-      forward_peaks.insert(forward);
-      backward_peaks.insert(backward);
+  for_each_group_size([&](const Group& sp) {
+    const auto plan = SequencePlan::make({0, s * sp.size()}, Layout::kZigzag, sp.size(), sp.rank());
+    const Peaks peaks = peaks_of(*make_ring(sp, kKernel), plan, {H, K});
+    EXPECT_LE(peaks.forward, bytes_with_rounding(2 * kv + 2 * o));
+    EXPECT_LE(peaks.backward, bytes_with_rounding(5 * kv + s * H * (D + 1)));
+    if (sp.size() >= 3) {
+      forward_peaks.insert(peaks.forward);
+      backward_peaks.insert(peaks.backward);
     }
-  }
+  });
   EXPECT_LE(forward_peaks.size(), 1u);
   EXPECT_LE(backward_peaks.size(), 1u);
+}
+
+TEST(TokenRing, PeakMemoryDependsOnTheLocalTokensOnly) {
+  const int64_t s = 32, H = 4, K = 2, D = 6, V = 10;
+  const int64_t forward = 2 * s * H * D + 4 * s * H * (V + 1);
+  const int64_t backward = s * H + 2 * s * H * (D + V + 2) + 4 * s * H * D + s * K * (D + V);
+  for_each_group_size([&](const Group& sp) {
+    const auto plan = SequencePlan::make({0, s * sp.size()}, Layout::kZigzag, sp.size(), sp.rank());
+    const Peaks peaks = peaks_of(*make_token_ring(sp, kKernel), plan, {H, K});
+    EXPECT_LE(peaks.forward, bytes_with_rounding(forward));
+    EXPECT_LE(peaks.backward, bytes_with_rounding(backward));
+  });
+}
+
+// Whatever the number of KV heads, keys and values of two of them are here at a time.
+TEST(GatherKv, PeakMemoryIsThatOfTwoGroupsOfHeads) {
+  const int64_t P = world().size(), s = 32, D = 6, V = 10;
+  const auto plan = SequencePlan::make({0, s * P}, Layout::kZigzag, world().size(), world().rank());
+  int64_t N = 0;
+  for (int p = 0; p < world().size(); ++p) N += meeting_of(plan, world().rank(), p).keys.length();
+  for (int64_t K : {1, 2, 8}) {
+    const Peaks peaks = peaks_of(*make_gather_kv(world(), kKernel), plan, {2 * K, K});
+    // o, lse and, in the backward, delta, dq, dk and dv of all heads; the rest of one group or two.
+    const int64_t forward = s * 2 * K * (V + 1) + (2 * N + s) * (D + V) + s * 2 * (D + V + 1);
+    const int64_t backward =
+        s * 2 * K * (1 + D) + s * K * (D + V) + (4 * N + P * s) * (D + V) + s * 2 * (2 * D + V + 2);
+    EXPECT_LE(peaks.forward, bytes_with_rounding(forward)) << K << " KV heads";
+    EXPECT_LE(peaks.backward, bytes_with_rounding(backward)) << K << " KV heads";
+  }
 }
 
 TEST(SoftmaxSchedules, InferenceGivesTheBitsOfTrainingAndSavesNothing) {

@@ -1,0 +1,228 @@
+#include "parallel/token_ring.h"
+
+#include <algorithm>
+
+#include "parallel/attention_shape.h"
+#include "parallel/softmax_schedule.h"
+#include "runtime/ops/accumulate.h"
+#include "runtime/ops/merge_partials.h"
+#include "runtime/ops/softmax_delta.h"
+
+namespace longship {
+namespace {
+
+using Rows = TokenRingWalk::Rows;
+
+Rows slice(const Rows& tensors, int64_t begin, int64_t count) {
+  Rows parts;
+  for (const Tensor& tensor : tensors) parts.push_back(tensor.slice(0, begin, count));
+  return parts;
+}
+
+Rows room_like(const Context& ctx, const Rows& tensors, int64_t num_rows) {
+  Rows room;
+  for (const Tensor& tensor : tensors) {
+    Shape shape = tensor.shape();
+    shape[0] = num_rows;
+    room.push_back(ctx.empty(std::move(shape), tensor.dtype()));
+  }
+  return room;
+}
+
+void add(std::vector<P2P>& batch, P2P::Kind kind, int peer, const Rows& tensors) {
+  for (const Tensor& tensor : tensors) batch.push_back({kind, peer, tensor});
+}
+
+struct TokenRingNode final : Node {
+  struct Saved {
+    SoftmaxBlockInput input;    // local q, k, v
+    SoftmaxBlockOutput output;  // merged over all steps
+    AttentionShape shape;
+    SequencePlan plan;
+    int64_t window = 0;
+  } saved;
+  Group sp;
+  const SoftmaxBlock* kernel;
+
+  TokenRingNode(Saved kept, const Group& group, const SoftmaxBlock& block)
+      : saved(std::move(kept)), sp(group), kernel(&block) {}
+
+  const char* name() const override { return "token_ring"; }
+
+  void backward(Context& ctx) override {
+    const DType sums = saved.shape.accumulator;
+    const SoftmaxBlockInput& local = saved.input;
+    const Tensor do_THV = grad_output(ctx);
+    Tensor dk_TKD = ctx.zeros(local.k_SKD.shape(), sums);
+    Tensor dv_TKV = ctx.zeros(local.v_SKV.shape(), sums);
+    auto compute = [&](const Rows& queries, const BlockMask& mask) -> Rows {
+      SoftmaxBlockInput block = local;
+      block.q_THD = queries[0];
+      const Tensor dq_THD = ctx.zeros(block.q_THD.shape(), sums);
+      kernel->backward(ctx, block, mask,
+                       {.do_THV = queries[1],
+                        .lse_TH = queries[2],
+                        .delta_TH = queries[3],
+                        .dq_THD = dq_THD,
+                        .dk_SKD = dk_TKD,
+                        .dv_SKV = dv_TKV});
+      return {dq_THD};
+    };
+    Rows dq = TokenRingWalk(sp, saved.plan, saved.window)
+                  .run(ctx, "token_ring.bwd",
+                       {local.q_THD, do_THV, saved.output.lse_TH,
+                        softmax_delta(ctx, saved.output.o_THV, do_THV)},
+                       compute, [&](const Rows& home, const Rows& arrived) {
+                         accumulate(ctx, home[0], arrived[0]);
+                       });
+    if (input(0)) input(0)->add(ctx, std::move(dq[0]));
+    if (input(1)) input(1)->add(ctx, std::move(dk_TKD));
+    if (input(2)) input(2)->add(ctx, std::move(dv_TKV));
+  }
+
+  void visit_saved(const SavedVisitor& visit) override {
+    visit("q_THD", saved.input.q_THD);
+    visit("k_TKD", saved.input.k_SKD);
+    visit("v_TKV", saved.input.v_SKV);
+    visit("o_THV", saved.output.o_THV);
+    visit("lse_TH", saved.output.lse_TH);
+  }
+};
+
+class TokenRing final : public SoftmaxSchedule {
+ public:
+  TokenRing(Group sp, const SoftmaxBlock& kernel) : sp_(std::move(sp)), kernel_(kernel) {}
+
+  Variable attend(Context& ctx, const Variable& q_THD, const Variable& k_TKD, const Variable& v_TKV,
+                  const SequencePlan& plan, const AttentionOptions& options) const override {
+    check_plan_matches(plan, sp_);
+    const auto shape = AttentionShape::of(q_THD.value(), k_TKD.value(), v_TKV.value(), plan);
+    const SoftmaxBlockInput input{.q_THD = q_THD.value().contiguous(),
+                                  .k_SKD = k_TKD.value().contiguous(),
+                                  .v_SKV = v_TKV.value().contiguous(),
+                                  .kv_head = grouped_kv_heads(shape.num_heads, shape.num_kv_heads),
+                                  .scale = options.scale};
+    SoftmaxBlockOutput output = forward(ctx, input, TokenRingWalk(sp_, plan, options.window));
+    output.o_THV = output.o_THV.to(shape.dtype);
+    Tensor o_THV = output.o_THV;
+    std::unique_ptr<TokenRingNode> node;
+    if (is_recording(ctx, {&q_THD, &k_TKD, &v_TKV}))
+      node = std::make_unique<TokenRingNode>(
+          TokenRingNode::Saved{input, std::move(output), shape, plan, options.window}, sp_,
+          kernel_);
+    return record(ctx, "token_ring", std::move(o_THV), std::move(node), {&q_THD, &k_TKD, &v_TKV});
+  }
+
+ private:
+  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& local,
+                             const TokenRingWalk& walk) const {
+    auto compute = [&](const Rows& queries, const BlockMask& mask) -> Rows {
+      SoftmaxBlockInput block = local;
+      block.q_THD = queries[0];
+      const SoftmaxBlockOutput part = kernel_.forward(ctx, block, mask);
+      return {part.o_THV, part.lse_TH};
+    };
+    const Rows merged = walk.run(ctx, "token_ring.fwd", {local.q_THD}, compute,
+                                 [&](const Rows& home, const Rows& arrived) {
+                                   merge_partials(ctx, home[0], home[1], arrived[0], arrived[1]);
+                                 });
+    return {merged[0], merged[1]};
+  }
+
+  Group sp_;
+  const SoftmaxBlock& kernel_;
+};
+
+}  // namespace
+
+TokenRingWalk::TokenRingWalk(const Group& sp, const SequencePlan& plan, int64_t window)
+    : sp_(sp), plan_(plan), window_(window), visibility_(plan, window) {
+  const int size = plan.num_ranks();
+  for (int owner = 0; owner < size; ++owner)
+    for (int key_rank = 0; key_rank < size; ++key_rank)
+      if (computed(owner, key_rank).count > 0)
+        num_steps_ = std::max(num_steps_, (owner - key_rank + size) % size);
+}
+
+// The rank `distance` places from this one.
+int TokenRingWalk::peer(int distance) const {
+  const int size = plan_.num_ranks();
+  return ((plan_.rank() + distance) % size + size) % size;
+}
+
+// Rows of a rank's queries that are needed at a step or later.
+RowRange TokenRingWalk::travelling(int owner, int step) const {
+  const int size = plan_.num_ranks();
+  RowRange rows;
+  for (int later = step; later <= num_steps_; ++later)
+    rows = cover(rows, computed(owner, (owner - later + size) % size));
+  return rows;
+}
+
+// The computed rows of a rank's queries over the local keys.
+BlockMask TokenRingWalk::mask(int owner) const {
+  return causal_document_mask(segments_in(plan_.segments(owner), computed(owner, plan_.rank())),
+                              plan_.local_segments(), window_);
+}
+
+// Adds to `batch` that `present`, the queries of this step, moves on and the next ones arrive.
+// Returns the arriving ones.
+TokenRingWalk::Parcel TokenRingWalk::pass_on(const Context& ctx, int step, const Parcel& present,
+                                             std::vector<P2P>& batch) const {
+  if (step == num_steps_) return {};
+  const RowRange moving = travelling(peer(step), step + 1);
+  if (moving.count > 0)
+    add(batch, P2P::Kind::kSend, peer(-1),
+        slice(present.tensors, moving.begin - present.rows.begin, moving.count));
+  const RowRange rows = travelling(peer(step + 1), step + 1);
+  Parcel next = {rows, room_like(ctx, present.tensors, rows.count)};
+  if (rows.count > 0) add(batch, P2P::Kind::kReceive, peer(+1), next.tensors);
+  return next;
+}
+
+// Adds to `batch` that `leaving`, computed at a step, goes to the owner of its queries, and what
+// was computed at that step for the own queries arrives. Returns the arriving parcel.
+TokenRingWalk::Parcel TokenRingWalk::give_back(const Context& ctx, int step, const Parcel& leaving,
+                                               const Rows& home, std::vector<P2P>& batch) const {
+  if (leaving.rows.count > 0) add(batch, P2P::Kind::kSend, peer(step), leaving.tensors);
+  const RowRange rows = computed(plan_.rank(), peer(-step));
+  if (rows.count == 0) return {};
+  Parcel arriving = {rows, room_like(ctx, home, rows.count)};
+  add(batch, P2P::Kind::kReceive, peer(-step), arriving.tensors);
+  return arriving;
+}
+
+TokenRingWalk::Rows TokenRingWalk::run(Context& ctx, std::string_view label, const Rows& own,
+                                       const Compute& compute, const Join& join) const {
+  Parcel present = {{0, plan_.num_local_tokens()}, own};
+  Parcel leaving;
+  Rows home;
+  // One step more than there are blocks, for the last ones to come home.
+  for (int step = 0; step <= num_steps_ + 1; ++step) {
+    std::vector<P2P> batch;
+    Parcel next, arriving, part;
+    if (step <= num_steps_) next = pass_on(ctx, step, present, batch);
+    if (step > 1) arriving = give_back(ctx, step - 1, leaving, home, batch);
+    Work work = sp_.exchange(label, std::move(batch));
+    if (step <= num_steps_) part.rows = computed(peer(step), plan_.rank());
+    if (step == 0 || part.rows.count > 0)
+      part.tensors =
+          compute(slice(present.tensors, part.rows.begin - present.rows.begin, part.rows.count),
+                  mask(peer(step)));
+    work.wait();
+    if (arriving.rows.count > 0)
+      join(slice(home, arriving.rows.begin, arriving.rows.count), arriving.tensors);
+    if (step == 0)
+      home = std::move(part.tensors);
+    else
+      leaving = std::move(part);
+    present = std::move(next);
+  }
+  return home;
+}
+
+std::unique_ptr<SoftmaxSchedule> make_token_ring(Group sp, const SoftmaxBlock& kernel) {
+  return std::make_unique<TokenRing>(std::move(sp), kernel);
+}
+
+}  // namespace longship
