@@ -43,41 +43,58 @@ void add_scaled(T* __restrict out, T factor, const T* __restrict in, int64_t wid
   for (int64_t v = 0; v < width; ++v) out[v] += factor * in[v];
 }
 
+// out_row += sum over keys j, in ascending order, of m[j * stride] * row j of a head. Four keys at
+// a time, as loading and storing out_row for each would cost more than the products.
+template <class T>
+void add_product(T* __restrict out, const T* m, int64_t stride, const T* in_KV, int64_t key_stride,
+                 int64_t num_keys, int64_t width) {
+  int64_t j = 0;
+  for (; j + 4 <= num_keys; j += 4) {
+    const T m0 = m[j * stride], m1 = m[(j + 1) * stride];
+    const T m2 = m[(j + 2) * stride], m3 = m[(j + 3) * stride];
+    const T* __restrict in0 = in_KV + j * key_stride;
+    const T* __restrict in1 = in0 + key_stride;
+    const T* __restrict in2 = in1 + key_stride;
+    const T* __restrict in3 = in2 + key_stride;
+    for (int64_t v = 0; v < width; ++v)
+      out[v] = (((out[v] + m0 * in0[v]) + m1 * in1[v]) + m2 * in2[v]) + m3 * in3[v];
+  }
+  for (; j < num_keys; ++j) add_scaled(out, m[j * stride], in_KV + j * key_stride, width);
+}
+
 template <class T>
 void apply_typed(const Context& ctx, const AffineMap& map, bool transposed, const Tensor& in_HKV,
                  const Tensor& out_HKV) {
   const int64_t num_heads = out_HKV.dim(0), K = out_HKV.dim(1), width = out_HKV.dim(2);
-  const bool dense = map.transition == Transition::kDense;
   const bool has_input = in_HKV.defined();
   const Rows<T> b = rows_of<T>(map.b_HKV), out = rows_of<T>(out_HKV);
   const Rows<T> in = has_input ? rows_of<T>(in_HKV) : Rows<T>{};
   const T* const m = map.m.defined() ? map.m.data<T>() : nullptr;
-  const int64_t row_cost = std::max<int64_t>(1, dense && has_input ? K * width : width);
+
+  auto add_state = [&](T* row, int64_t head, int64_t key) {
+    switch (map.transition) {
+      case Transition::kIdentity:
+        return add_scaled(row, T{1}, in.row(head, key), width);
+      case Transition::kScalar:
+        return add_scaled(row, m[head], in.row(head, key), width);
+      case Transition::kDiagonal:
+        return add_scaled(row, m[head * K + key], in.row(head, key), width);
+      case Transition::kDense: {
+        const T* const m_KK = m + head * K * K;
+        return add_product(row, transposed ? m_KK + key : m_KK + key * K, transposed ? K : 1,
+                           in.row(head, 0), in.key_stride, K, width);
+      }
+    }
+  };
+  const bool dense = map.transition == Transition::kDense && has_input;
+  const int64_t row_cost = std::max<int64_t>(1, dense ? K * width : width);
   parallel_for(ctx, num_heads * K, std::max<int64_t>(1, (1 << 14) / row_cost),
                [&](int64_t begin, int64_t end) {
                  for (int64_t index = begin; index < end; ++index) {
                    const int64_t head = index / K, key = index % K;
                    T* const row = out.row(head, key);
                    std::copy_n(b.row(head, key), width, row);
-                   if (!has_input) continue;
-                   switch (map.transition) {
-                     case Transition::kIdentity:
-                       add_scaled(row, T{1}, in.row(head, key), width);
-                       break;
-                     case Transition::kScalar:
-                       add_scaled(row, m[head], in.row(head, key), width);
-                       break;
-                     case Transition::kDiagonal:
-                       add_scaled(row, m[index], in.row(head, key), width);
-                       break;
-                     case Transition::kDense: {
-                       const T* const m_KK = m + head * K * K;
-                       for (int64_t j = 0; j < K; ++j)
-                         add_scaled(row, transposed ? m_KK[j * K + key] : m_KK[key * K + j],
-                                    in.row(head, j), width);
-                       break;
-                     }
-                   }
+                   if (has_input) add_state(row, head, key);
                  }
                });
 }

@@ -50,6 +50,7 @@ struct ZecoOptions {
 // collective, and the thread's arithmetic runs beside the caller's. One scan of a schedule may be
 // on its way at a time: carry() throws Error(kInternal) while earlier states are not waited for.
 // Errors of the thread are thrown by wait(). PendingStates that are dropped finish their scan.
+// What the thread waits for messages counts in CommStats::wait_s, though the caller may compute.
 std::unique_ptr<StateSchedule> make_zeco(const Group& sp, ZecoOptions options = {});
 
 // One rank that holds the whole plan: every document is one segment, so all states are zero. A plan

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -22,7 +21,7 @@ using testing::expect_error;
 using testing::relative_rms;
 using testing::world;
 
-constexpr int64_t kHeads = 2, kKeys = 3, kValues = 11;
+constexpr int64_t kHeads = 2, kKeys = 6, kValues = 11;
 constexpr Transition kTransitions[] = {Transition::kIdentity, Transition::kScalar,
                                        Transition::kDiagonal, Transition::kDense};
 constexpr Layout kLayouts[] = {Layout::kContiguous, Layout::kZigzag};
@@ -248,8 +247,8 @@ TEST(StateSchedules, GiveTheBitsOfOneRankFoldingAlone) {
   });
 }
 
-TEST(StateSchedules, GiveTheSameBitsWithMoreThreads) {
-  const int64_t kSize = 48;  // large enough to be shared among threads
+TEST(StateSchedules, GiveTheSameBitsForLargeStatesWithAnyNumberOfThreads) {
+  const int64_t K = 50, V = 49;  // large enough to be shared among threads
   Context ctx;
   Context threaded = ctx;
   threaded.num_threads = 3;
@@ -258,14 +257,15 @@ TEST(StateSchedules, GiveTheSameBitsWithMoreThreads) {
   const auto N = std::ssize(plan.local_segments());
   const auto seed = static_cast<uint64_t>(world().rank());
   const AffineSummary summary{
-      Transition::kDense,
-      testing::random_tensor(ctx, {N, 2, kSize, kSize}, 10 + seed, 0.1).to(DType::kF32),
-      testing::random_tensor(ctx, {N, 2, kSize, kSize}, 30 + seed).to(DType::kF32)};
-  for (const auto& [name, schedule] : strategies())
-    EXPECT_TRUE(
-        same_bits(schedule->carry(ctx, summary, plan, ScanDirection::kForward)->wait(),
-                  schedule->carry(threaded, summary, plan, ScanDirection::kForward)->wait()))
-        << name;
+      Transition::kDense, testing::random_tensor(ctx, {N, 2, K, K}, 10 + seed, 0.1).to(DType::kF32),
+      testing::random_tensor(ctx, {N, 2, K, V}, 30 + seed).to(DType::kF32)};
+  for (ScanDirection direction : kDirections) {
+    const Tensor first = strategies()[0].schedule->carry(ctx, summary, plan, direction)->wait();
+    for (const auto& [name, schedule] : strategies())
+      for (Context* each : {&ctx, &threaded})
+        EXPECT_TRUE(same_bits(schedule->carry(*each, summary, plan, direction)->wait(), first))
+            << name << " with " << each->num_threads << " threads";
+  }
 }
 
 // A document's NaNs stay in it, and M of a document's first segment multiplies nothing.
