@@ -38,7 +38,8 @@ struct Leg {
 TEST(Resume, TenStepsTwiceEqualTwentyBitForBit) {
   TinyRun run;
   for (const Leg& leg :
-       {Leg{1, "local", "1"}, Leg{2, "ring", "2"}, Leg{3, "ulysses", "3"}, Leg{4, "ring", "2"}}) {
+       {Leg{1, "local", "1"}, Leg{2, "ring", "2"}, Leg{3, "ulysses", "3"}, Leg{4, "ring", "2"},
+        Leg{3, "token_ring", "3"}, Leg{2, "gather_kv", "2"}}) {
     const std::string name = std::string(leg.strategy) + std::to_string(leg.ranks);
     const std::vector<std::string> overrides = {
         std::string("parallel.strategy=") + leg.strategy, std::string("parallel.sp=") + leg.sp,
