@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "parallel/attention_shape.h"
-#include "parallel/softmax_schedule.h"
+#include "parallel/resident_schedule.h"
 #include "parallel/ulysses.h"
 #include "runtime/ops/accumulate.h"
 #include "runtime/ops/softmax_delta.h"
@@ -189,39 +188,44 @@ class GroupWalk {
   Work work_;
 };
 
-struct GatherKvNode final : Node {
-  struct Saved {
-    SoftmaxBlockInput input;  // local q, k, v of all heads
-    SoftmaxBlockOutput output;
-    AttentionShape shape;
-    SequencePlan plan;
-    int64_t window = 0;
-    int64_t heads_per_group = 1;
-  } saved;
-  Group sp;
-  const SoftmaxBlock* kernel;
-
-  GatherKvNode(Saved kept, const Group& group, const SoftmaxBlock& block)
-      : saved(std::move(kept)), sp(group), kernel(&block) {}
-
-  const char* name() const override { return "gather_kv"; }
-  void backward(Context& ctx) override;
-  void visit_saved(const SavedVisitor& visit) override {
-    visit("q_THD", saved.input.q_THD);
-    visit("k_TKD", saved.input.k_SKD);
-    visit("v_TKV", saved.input.v_SKV);
-    visit("o_THV", saved.output.o_THV);
-    visit("lse_TH", saved.output.lse_TH);
+class GatherKvPasses final : public ResidentPasses {
+ public:
+  GatherKvPasses(Group sp, const SoftmaxBlock& kernel, int64_t heads_per_group)
+      : ResidentPasses("gather_kv", std::move(sp), kernel), heads_per_group_(heads_per_group) {
+    LONGSHIP_CHECK(heads_per_group > 0, "groups of {} key/value heads", heads_per_group);
   }
+
+  SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const override;
+  ResidentGradients backward(Context& ctx, const ResidentAttention& call,
+                             const SoftmaxBlockOutput& output, const Tensor& do_THV) const override;
+
+ private:
+  int64_t heads_per_group_;
 };
 
-void GatherKvNode::backward(Context& ctx) {
+SoftmaxBlockOutput GatherKvPasses::forward(Context& ctx, const ResidentAttention& call) const {
+  const AttentionShape& shape = call.shape;
+  const KeyValueTraffic traffic(sp(), call.plan, shape, call.window);
+  const SoftmaxBlockOutput all = {
+      ctx.empty({shape.num_tokens, shape.num_heads, shape.value_size}, shape.dtype),
+      ctx.empty({shape.num_tokens, shape.num_heads}, shape.accumulator)};
+  for (GroupWalk walk(ctx, traffic, call.input, "gather_kv.fwd", heads_per_group_); !walk.done();
+       walk.advance()) {
+    const SoftmaxBlockOutput part = kernel().forward(ctx, walk.arrive(), traffic.mask());
+    heads(all.o_THV, walk.query_heads()).copy_from(part.o_THV);
+    heads(all.lse_TH, walk.query_heads()).copy_from(part.lse_TH);
+  }
+  return all;
+}
+
+ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention& call,
+                                           const SoftmaxBlockOutput& output,
+                                           const Tensor& do_THV) const {
   constexpr std::string_view kLabel = "gather_kv.bwd";
-  const DType sums = saved.shape.accumulator;
-  const SoftmaxBlockInput& local = saved.input;
-  const KeyValueTraffic traffic(sp, saved.plan, saved.shape, saved.window);
-  const Tensor do_THV = grad_output(ctx);
-  const Tensor delta_TH = softmax_delta(ctx, saved.output.o_THV, do_THV);
+  const DType sums = call.shape.accumulator;
+  const SoftmaxBlockInput& local = call.input;
+  const KeyValueTraffic traffic(sp(), call.plan, call.shape, call.window);
+  const Tensor delta_TH = softmax_delta(ctx, output.o_THV, do_THV);
   Tensor dq_THD = ctx.empty(local.q_THD.shape(), sums);
   KeyValue home = {ctx.zeros(local.k_SKD.shape(), sums), ctx.zeros(local.v_SKV.shape(), sums)};
 
@@ -232,7 +236,7 @@ void GatherKvNode::backward(Context& ctx) {
     traffic.finish_return(ctx, std::move(back),
                           {heads(home.k_SKD, returning), heads(home.v_SKV, returning)});
   };
-  for (GroupWalk walk(ctx, traffic, local, kLabel, saved.heads_per_group); !walk.done();
+  for (GroupWalk walk(ctx, traffic, local, kLabel, heads_per_group_); !walk.done();
        walk.advance()) {
     const SoftmaxBlockInput block = walk.arrive();
     const HeadRange query = walk.query_heads();
@@ -240,71 +244,20 @@ void GatherKvNode::backward(Context& ctx) {
     part.k_SKD.fill_zero();
     part.v_SKV.fill_zero();
     const SoftmaxBlockBackward gradients{.do_THV = heads(do_THV, query).contiguous(),
-                                         .lse_TH = heads(saved.output.lse_TH, query).contiguous(),
+                                         .lse_TH = heads(output.lse_TH, query).contiguous(),
                                          .delta_TH = heads(delta_TH, query).contiguous(),
                                          .dq_THD = ctx.zeros(block.q_THD.shape(), sums),
                                          .dk_SKD = part.k_SKD,
                                          .dv_SKV = part.v_SKV};
-    kernel->backward(ctx, block, traffic.mask(), gradients);
+    kernel().backward(ctx, block, traffic.mask(), gradients);
     heads(dq_THD, query).copy_from(gradients.dq_THD);
     finish_return();
     returning = walk.kv_heads();
     back = traffic.start_return(ctx, kLabel, std::move(part));
   }
   finish_return();
-  if (input(0)) input(0)->add(ctx, std::move(dq_THD));
-  if (input(1)) input(1)->add(ctx, std::move(home.k_SKD));
-  if (input(2)) input(2)->add(ctx, std::move(home.v_SKV));
+  return {dq_THD, home.k_SKD, home.v_SKV};
 }
-
-class GatherKv final : public SoftmaxSchedule {
- public:
-  GatherKv(Group sp, const SoftmaxBlock& kernel, int64_t heads_per_group)
-      : sp_(std::move(sp)), kernel_(kernel), heads_per_group_(heads_per_group) {
-    LONGSHIP_CHECK(heads_per_group > 0, "groups of {} key/value heads", heads_per_group);
-  }
-
-  Variable attend(Context& ctx, const Variable& q_THD, const Variable& k_TKD, const Variable& v_TKV,
-                  const SequencePlan& plan, const AttentionOptions& options) const override {
-    check_plan_matches(plan, sp_);
-    const auto shape = AttentionShape::of(q_THD.value(), k_TKD.value(), v_TKV.value(), plan);
-    const SoftmaxBlockInput input{.q_THD = q_THD.value().contiguous(),
-                                  .k_SKD = k_TKD.value().contiguous(),
-                                  .v_SKV = v_TKV.value().contiguous(),
-                                  .kv_head = {},
-                                  .scale = options.scale};
-    SoftmaxBlockOutput output =
-        forward(ctx, input, shape, KeyValueTraffic(sp_, plan, shape, options.window));
-    Tensor o_THV = output.o_THV;
-    std::unique_ptr<GatherKvNode> node;
-    if (is_recording(ctx, {&q_THD, &k_TKD, &v_TKV}))
-      node =
-          std::make_unique<GatherKvNode>(GatherKvNode::Saved{input, std::move(output), shape, plan,
-                                                             options.window, heads_per_group_},
-                                         sp_, kernel_);
-    return record(ctx, "gather_kv", std::move(o_THV), std::move(node), {&q_THD, &k_TKD, &v_TKV});
-  }
-
- private:
-  // o in the input dtype, of all heads.
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input,
-                             const AttentionShape& shape, const KeyValueTraffic& traffic) const {
-    const SoftmaxBlockOutput all = {
-        ctx.empty({shape.num_tokens, shape.num_heads, shape.value_size}, shape.dtype),
-        ctx.empty({shape.num_tokens, shape.num_heads}, shape.accumulator)};
-    for (GroupWalk walk(ctx, traffic, input, "gather_kv.fwd", heads_per_group_); !walk.done();
-         walk.advance()) {
-      const SoftmaxBlockOutput part = kernel_.forward(ctx, walk.arrive(), traffic.mask());
-      heads(all.o_THV, walk.query_heads()).copy_from(part.o_THV);
-      heads(all.lse_TH, walk.query_heads()).copy_from(part.lse_TH);
-    }
-    return all;
-  }
-
-  Group sp_;
-  const SoftmaxBlock& kernel_;
-  int64_t heads_per_group_;
-};
 
 }  // namespace
 
@@ -337,7 +290,8 @@ GatheredKeys GatheredKeys::of(const SequencePlan& plan, const Visibility& visibi
 
 std::unique_ptr<SoftmaxSchedule> make_gather_kv(Group sp, const SoftmaxBlock& kernel,
                                                 int64_t heads_per_group) {
-  return std::make_unique<GatherKv>(std::move(sp), kernel, heads_per_group);
+  return make_resident_schedule(
+      std::make_shared<GatherKvPasses>(std::move(sp), kernel, heads_per_group));
 }
 
 }  // namespace longship

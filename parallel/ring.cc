@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "parallel/attention_shape.h"
-#include "parallel/softmax_schedule.h"
+#include "parallel/resident_schedule.h"
 #include "runtime/ops/accumulate.h"
 #include "runtime/ops/merge_partials.h"
 #include "runtime/ops/softmax_delta.h"
@@ -97,42 +96,52 @@ class RingWalk {
   KeyValueBuffer buffers_[2];
 };
 
-struct RingNode final : Node {
-  struct Saved {
-    SoftmaxBlockInput input;    // local q, k, v
-    SoftmaxBlockOutput output;  // merged over all steps
-    AttentionShape shape;
-    SequencePlan plan;
-    int64_t window = 0;
-  } saved;
-  Group sp;
-  const SoftmaxBlock* kernel;
+class RingPasses final : public ResidentPasses {
+ public:
+  RingPasses(Group sp, const SoftmaxBlock& kernel)
+      : ResidentPasses("ring", std::move(sp), kernel) {}
 
-  RingNode(Saved kept, const Group& group, const SoftmaxBlock& block)
-      : saved(std::move(kept)), sp(group), kernel(&block) {}
-
-  const char* name() const override { return "ring"; }
-  void backward(Context& ctx) override;
-  void visit_saved(const SavedVisitor& visit) override {
-    visit("q_THD", saved.input.q_THD);
-    visit("k_TKD", saved.input.k_SKD);
-    visit("v_TKV", saved.input.v_SKV);
-    visit("o_THV", saved.output.o_THV);
-    visit("lse_TH", saved.output.lse_TH);
-  }
+  SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const override;
+  ResidentGradients backward(Context& ctx, const ResidentAttention& call,
+                             const SoftmaxBlockOutput& output, const Tensor& do_THV) const override;
 };
 
-void RingNode::backward(Context& ctx) {
-  constexpr std::string_view kLabel = "ring.bwd";
-  const AttentionShape& shape = saved.shape;
-  const DType sums = shape.accumulator;
-  RingWalk walk(sp, saved.plan, shape, saved.window);
+SoftmaxBlockOutput RingPasses::forward(Context& ctx, const ResidentAttention& call) const {
+  RingWalk walk(sp(), call.plan, call.shape, call.window);
+  SoftmaxBlockInput block = call.input;
+  SoftmaxBlockOutput merged;
+  for (int step = 0; step <= walk.num_steps(); ++step) {
+    std::vector<P2P> batch;
+    const KeyValue next = walk.pass_on(ctx, step, {block.k_SKD, block.v_SKV}, batch);
+    Work work = walk.exchange("ring.fwd", std::move(batch));
+    const BlockMask mask = walk.mask(step);
+    if (step == 0) {
+      merged = kernel().forward(ctx, block, mask);
+    } else if (!mask.empty()) {
+      const SoftmaxBlockOutput part = kernel().forward(ctx, block, mask);
+      merge_partials(ctx, merged.o_THV, merged.lse_TH, part.o_THV, part.lse_TH);
+    }
+    work.wait();
+    if (step < walk.num_steps()) {
+      block.k_SKD = next.k_SKD;
+      block.v_SKV = next.v_SKV;
+    }
+  }
+  return merged;
+}
 
-  SoftmaxBlockInput block = saved.input;
-  const Tensor do_THV = grad_output(ctx);
+ResidentGradients RingPasses::backward(Context& ctx, const ResidentAttention& call,
+                                       const SoftmaxBlockOutput& output,
+                                       const Tensor& do_THV) const {
+  constexpr std::string_view kLabel = "ring.bwd";
+  const AttentionShape& shape = call.shape;
+  const DType sums = shape.accumulator;
+  RingWalk walk(sp(), call.plan, shape, call.window);
+
+  SoftmaxBlockInput block = call.input;
   SoftmaxBlockBackward gradients{.do_THV = do_THV,
-                                 .lse_TH = saved.output.lse_TH,
-                                 .delta_TH = softmax_delta(ctx, saved.output.o_THV, do_THV),
+                                 .lse_TH = output.lse_TH,
+                                 .delta_TH = softmax_delta(ctx, output.o_THV, do_THV),
                                  .dq_THD = ctx.zeros(block.q_THD.shape(), sums),
                                  .dk_SKD = {},
                                  .dv_SKV = {}};
@@ -156,7 +165,7 @@ void RingNode::backward(Context& ctx) {
       part.v_SKV.fill_zero();
       gradients.dk_SKD = part.k_SKD;
       gradients.dv_SKV = part.v_SKV;
-      kernel->backward(ctx, block, mask, gradients);
+      kernel().backward(ctx, block, mask, gradients);
     }
     work.wait();
     if (step > 0 && !mask.empty()) {
@@ -178,60 +187,8 @@ void RingNode::backward(Context& ctx) {
     receive(batch, walk.peer(walk.num_steps()), home);
     walk.exchange(kLabel, std::move(batch)).wait();
   }
-  if (input(0)) input(0)->add(ctx, std::move(gradients.dq_THD));
-  if (input(1)) input(1)->add(ctx, std::move(home.k_SKD));
-  if (input(2)) input(2)->add(ctx, std::move(home.v_SKV));
+  return {gradients.dq_THD, home.k_SKD, home.v_SKV};
 }
-
-class Ring final : public SoftmaxSchedule {
- public:
-  Ring(Group sp, const SoftmaxBlock& kernel) : sp_(std::move(sp)), kernel_(kernel) {}
-
-  Variable attend(Context& ctx, const Variable& q_THD, const Variable& k_TKD, const Variable& v_TKV,
-                  const SequencePlan& plan, const AttentionOptions& options) const override {
-    check_plan_matches(plan, sp_);
-    const auto shape = AttentionShape::of(q_THD.value(), k_TKD.value(), v_TKV.value(), plan);
-    const SoftmaxBlockInput input{.q_THD = q_THD.value().contiguous(),
-                                  .k_SKD = k_TKD.value().contiguous(),
-                                  .v_SKV = v_TKV.value().contiguous(),
-                                  .kv_head = grouped_kv_heads(shape.num_heads, shape.num_kv_heads),
-                                  .scale = options.scale};
-    SoftmaxBlockOutput output = forward(ctx, input, RingWalk(sp_, plan, shape, options.window));
-    output.o_THV = output.o_THV.to(shape.dtype);
-    Tensor o_THV = output.o_THV;
-    std::unique_ptr<RingNode> node;
-    if (is_recording(ctx, {&q_THD, &k_TKD, &v_TKV}))
-      node = std::make_unique<RingNode>(
-          RingNode::Saved{input, std::move(output), shape, plan, options.window}, sp_, kernel_);
-    return record(ctx, "ring", std::move(o_THV), std::move(node), {&q_THD, &k_TKD, &v_TKV});
-  }
-
- private:
-  SoftmaxBlockOutput forward(Context& ctx, SoftmaxBlockInput block, RingWalk walk) const {
-    SoftmaxBlockOutput merged;
-    for (int step = 0; step <= walk.num_steps(); ++step) {
-      std::vector<P2P> batch;
-      const KeyValue next = walk.pass_on(ctx, step, {block.k_SKD, block.v_SKV}, batch);
-      Work work = walk.exchange("ring.fwd", std::move(batch));
-      const BlockMask mask = walk.mask(step);
-      if (step == 0) {
-        merged = kernel_.forward(ctx, block, mask);
-      } else if (!mask.empty()) {
-        const SoftmaxBlockOutput part = kernel_.forward(ctx, block, mask);
-        merge_partials(ctx, merged.o_THV, merged.lse_TH, part.o_THV, part.lse_TH);
-      }
-      work.wait();
-      if (step < walk.num_steps()) {
-        block.k_SKD = next.k_SKD;
-        block.v_SKV = next.v_SKV;
-      }
-    }
-    return merged;
-  }
-
-  Group sp_;
-  const SoftmaxBlock& kernel_;
-};
 
 }  // namespace
 
@@ -261,7 +218,7 @@ int ring_steps(const SequencePlan& plan, int64_t window) {
 }
 
 std::unique_ptr<SoftmaxSchedule> make_ring(Group sp, const SoftmaxBlock& kernel) {
-  return std::make_unique<Ring>(std::move(sp), kernel);
+  return make_resident_schedule(std::make_shared<RingPasses>(std::move(sp), kernel));
 }
 
 }  // namespace longship

@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "parallel/attention_shape.h"
-#include "parallel/softmax_schedule.h"
+#include "parallel/resident_schedule.h"
 #include "runtime/ops/accumulate.h"
 #include "runtime/ops/merge_partials.h"
 #include "runtime/ops/softmax_delta.h"
@@ -33,104 +32,55 @@ void add(std::vector<P2P>& batch, P2P::Kind kind, int peer, const Rows& tensors)
   for (const Tensor& tensor : tensors) batch.push_back({kind, peer, tensor});
 }
 
-struct TokenRingNode final : Node {
-  struct Saved {
-    SoftmaxBlockInput input;    // local q, k, v
-    SoftmaxBlockOutput output;  // merged over all steps
-    AttentionShape shape;
-    SequencePlan plan;
-    int64_t window = 0;
-  } saved;
-  Group sp;
-  const SoftmaxBlock* kernel;
-
-  TokenRingNode(Saved kept, const Group& group, const SoftmaxBlock& block)
-      : saved(std::move(kept)), sp(group), kernel(&block) {}
-
-  const char* name() const override { return "token_ring"; }
-
-  void backward(Context& ctx) override {
-    const DType sums = saved.shape.accumulator;
-    const SoftmaxBlockInput& local = saved.input;
-    const Tensor do_THV = grad_output(ctx);
-    Tensor dk_TKD = ctx.zeros(local.k_SKD.shape(), sums);
-    Tensor dv_TKV = ctx.zeros(local.v_SKV.shape(), sums);
-    auto compute = [&](const Rows& queries, const BlockMask& mask) -> Rows {
-      SoftmaxBlockInput block = local;
-      block.q_THD = queries[0];
-      const Tensor dq_THD = ctx.zeros(block.q_THD.shape(), sums);
-      kernel->backward(ctx, block, mask,
-                       {.do_THV = queries[1],
-                        .lse_TH = queries[2],
-                        .delta_TH = queries[3],
-                        .dq_THD = dq_THD,
-                        .dk_SKD = dk_TKD,
-                        .dv_SKV = dv_TKV});
-      return {dq_THD};
-    };
-    Rows dq = TokenRingWalk(sp, saved.plan, saved.window)
-                  .run(ctx, "token_ring.bwd",
-                       {local.q_THD, do_THV, saved.output.lse_TH,
-                        softmax_delta(ctx, saved.output.o_THV, do_THV)},
-                       compute, [&](const Rows& home, const Rows& arrived) {
-                         accumulate(ctx, home[0], arrived[0]);
-                       });
-    if (input(0)) input(0)->add(ctx, std::move(dq[0]));
-    if (input(1)) input(1)->add(ctx, std::move(dk_TKD));
-    if (input(2)) input(2)->add(ctx, std::move(dv_TKV));
-  }
-
-  void visit_saved(const SavedVisitor& visit) override {
-    visit("q_THD", saved.input.q_THD);
-    visit("k_TKD", saved.input.k_SKD);
-    visit("v_TKV", saved.input.v_SKV);
-    visit("o_THV", saved.output.o_THV);
-    visit("lse_TH", saved.output.lse_TH);
-  }
-};
-
-class TokenRing final : public SoftmaxSchedule {
+class TokenRingPasses final : public ResidentPasses {
  public:
-  TokenRing(Group sp, const SoftmaxBlock& kernel) : sp_(std::move(sp)), kernel_(kernel) {}
+  TokenRingPasses(Group sp, const SoftmaxBlock& kernel)
+      : ResidentPasses("token_ring", std::move(sp), kernel) {}
 
-  Variable attend(Context& ctx, const Variable& q_THD, const Variable& k_TKD, const Variable& v_TKV,
-                  const SequencePlan& plan, const AttentionOptions& options) const override {
-    check_plan_matches(plan, sp_);
-    const auto shape = AttentionShape::of(q_THD.value(), k_TKD.value(), v_TKV.value(), plan);
-    const SoftmaxBlockInput input{.q_THD = q_THD.value().contiguous(),
-                                  .k_SKD = k_TKD.value().contiguous(),
-                                  .v_SKV = v_TKV.value().contiguous(),
-                                  .kv_head = grouped_kv_heads(shape.num_heads, shape.num_kv_heads),
-                                  .scale = options.scale};
-    SoftmaxBlockOutput output = forward(ctx, input, TokenRingWalk(sp_, plan, options.window));
-    output.o_THV = output.o_THV.to(shape.dtype);
-    Tensor o_THV = output.o_THV;
-    std::unique_ptr<TokenRingNode> node;
-    if (is_recording(ctx, {&q_THD, &k_TKD, &v_TKV}))
-      node = std::make_unique<TokenRingNode>(
-          TokenRingNode::Saved{input, std::move(output), shape, plan, options.window}, sp_,
-          kernel_);
-    return record(ctx, "token_ring", std::move(o_THV), std::move(node), {&q_THD, &k_TKD, &v_TKV});
-  }
-
- private:
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& local,
-                             const TokenRingWalk& walk) const {
+  SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const override {
     auto compute = [&](const Rows& queries, const BlockMask& mask) -> Rows {
-      SoftmaxBlockInput block = local;
+      SoftmaxBlockInput block = call.input;
       block.q_THD = queries[0];
-      const SoftmaxBlockOutput part = kernel_.forward(ctx, block, mask);
+      const SoftmaxBlockOutput part = kernel().forward(ctx, block, mask);
       return {part.o_THV, part.lse_TH};
     };
-    const Rows merged = walk.run(ctx, "token_ring.fwd", {local.q_THD}, compute,
+    const Rows merged = TokenRingWalk(sp(), call.plan, call.window)
+                            .run(ctx, "token_ring.fwd", {call.input.q_THD}, compute,
                                  [&](const Rows& home, const Rows& arrived) {
                                    merge_partials(ctx, home[0], home[1], arrived[0], arrived[1]);
                                  });
     return {merged[0], merged[1]};
   }
 
-  Group sp_;
-  const SoftmaxBlock& kernel_;
+  ResidentGradients backward(Context& ctx, const ResidentAttention& call,
+                             const SoftmaxBlockOutput& output,
+                             const Tensor& do_THV) const override {
+    const DType sums = call.shape.accumulator;
+    const SoftmaxBlockInput& local = call.input;
+    const Tensor dk_TKD = ctx.zeros(local.k_SKD.shape(), sums);
+    const Tensor dv_TKV = ctx.zeros(local.v_SKV.shape(), sums);
+    auto compute = [&](const Rows& queries, const BlockMask& mask) -> Rows {
+      SoftmaxBlockInput block = local;
+      block.q_THD = queries[0];
+      const Tensor dq_THD = ctx.zeros(block.q_THD.shape(), sums);
+      kernel().backward(ctx, block, mask,
+                        {.do_THV = queries[1],
+                         .lse_TH = queries[2],
+                         .delta_TH = queries[3],
+                         .dq_THD = dq_THD,
+                         .dk_SKD = dk_TKD,
+                         .dv_SKV = dv_TKV});
+      return {dq_THD};
+    };
+    const Rows dq =
+        TokenRingWalk(sp(), call.plan, call.window)
+            .run(ctx, "token_ring.bwd",
+                 {local.q_THD, do_THV, output.lse_TH, softmax_delta(ctx, output.o_THV, do_THV)},
+                 compute, [&](const Rows& home, const Rows& arrived) {
+                   accumulate(ctx, home[0], arrived[0]);
+                 });
+    return {dq[0], dk_TKD, dv_TKV};
+  }
 };
 
 }  // namespace
@@ -222,7 +172,7 @@ TokenRingWalk::Rows TokenRingWalk::run(Context& ctx, std::string_view label, con
 }
 
 std::unique_ptr<SoftmaxSchedule> make_token_ring(Group sp, const SoftmaxBlock& kernel) {
-  return std::make_unique<TokenRing>(std::move(sp), kernel);
+  return make_resident_schedule(std::make_shared<TokenRingPasses>(std::move(sp), kernel));
 }
 
 }  // namespace longship

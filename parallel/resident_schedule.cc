@@ -1,0 +1,76 @@
+#include "parallel/resident_schedule.h"
+
+namespace longship {
+namespace {
+
+struct ResidentNode final : Node {
+  struct Saved {
+    ResidentAttention call;
+    SoftmaxBlockOutput output;
+  } saved;
+  std::shared_ptr<const ResidentPasses> passes;
+
+  ResidentNode(Saved kept, std::shared_ptr<const ResidentPasses> of_schedule)
+      : saved(std::move(kept)), passes(std::move(of_schedule)) {}
+
+  const char* name() const override { return passes->name(); }
+
+  void backward(Context& ctx) override {
+    ResidentGradients gradients =
+        passes->backward(ctx, saved.call, saved.output, grad_output(ctx).contiguous());
+    if (input(0)) input(0)->add(ctx, std::move(gradients.dq_THD));
+    if (input(1)) input(1)->add(ctx, std::move(gradients.dk_TKD));
+    if (input(2)) input(2)->add(ctx, std::move(gradients.dv_TKV));
+  }
+
+  void visit_saved(const SavedVisitor& visit) override {
+    visit("q_THD", saved.call.input.q_THD);
+    visit("k_TKD", saved.call.input.k_SKD);
+    visit("v_TKV", saved.call.input.v_SKV);
+    visit("o_THV", saved.output.o_THV);
+    visit("lse_TH", saved.output.lse_TH);
+  }
+};
+
+class ResidentSchedule final : public SoftmaxSchedule {
+ public:
+  explicit ResidentSchedule(std::shared_ptr<const ResidentPasses> passes)
+      : passes_(std::move(passes)) {}
+
+  Variable attend(Context& ctx, const Variable& q_THD, const Variable& k_TKD, const Variable& v_TKV,
+                  const SequencePlan& plan, const AttentionOptions& options) const override {
+    check_plan_matches(plan, passes_->sp());
+    const auto shape = AttentionShape::of(q_THD.value(), k_TKD.value(), v_TKV.value(), plan);
+    ResidentAttention call{
+        .input = {.q_THD = q_THD.value().contiguous(),
+                  .k_SKD = k_TKD.value().contiguous(),
+                  .v_SKV = v_TKV.value().contiguous(),
+                  .kv_head = grouped_kv_heads(shape.num_heads, shape.num_kv_heads),
+                  .scale = options.scale},
+        .shape = shape,
+        .plan = plan,
+        .window = options.window};
+    SoftmaxBlockOutput output = passes_->forward(ctx, call);
+    // The rounded output is what the rest of the model keeps alive anyway.
+    output.o_THV = output.o_THV.to(shape.dtype);
+    Tensor o_THV = output.o_THV;
+    std::unique_ptr<ResidentNode> node;
+    if (is_recording(ctx, {&q_THD, &k_TKD, &v_TKV}))
+      node = std::make_unique<ResidentNode>(ResidentNode::Saved{std::move(call), std::move(output)},
+                                            passes_);
+    return record(ctx, passes_->name(), std::move(o_THV), std::move(node),
+                  {&q_THD, &k_TKD, &v_TKV});
+  }
+
+ private:
+  std::shared_ptr<const ResidentPasses> passes_;
+};
+
+}  // namespace
+
+std::unique_ptr<SoftmaxSchedule> make_resident_schedule(
+    std::shared_ptr<const ResidentPasses> passes) {
+  return std::make_unique<ResidentSchedule>(std::move(passes));
+}
+
+}  // namespace longship
