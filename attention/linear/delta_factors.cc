@@ -8,9 +8,9 @@
 namespace longship {
 
 template <class A>
-void compute_inverses(const Context& ctx, const DeltaProblem& problem,
+void compute_inverses(const Context& ctx, const LinearProblem& problem,
                       const ChunkMatrices<A>& inverses, const ChunkMatrices<A>* key_scores) {
-  constexpr int64_t C = DeltaProblem::kChunkSize;
+  constexpr int64_t C = LinearProblem::kChunkSize;
   const ThreadScratch<A> scratch(
       ctx, {DeltaChunk<A>::workspace_size(problem), PanelMatrix<A>::size(C, C)});
   parallel_for_dynamic(ctx, problem.grid.num_chunks() * problem.num_heads, [&](int64_t index) {
@@ -25,29 +25,9 @@ void compute_inverses(const Context& ctx, const DeltaProblem& problem,
   });
 }
 
-template <class A>
-void compute_query_scores(const Context& ctx, const DeltaProblem& problem,
-                          const ChunkMatrices<A>& scores) {
-  const ThreadScratch<A> scratch(
-      ctx, {DeltaChunk<A>::workspace_size(problem),
-            PanelMatrix<A>::size(DeltaProblem::kChunkSize, problem.key_size)});
-  parallel_for_dynamic(ctx, problem.grid.num_chunks() * problem.num_heads, [&](int64_t index) {
-    const int64_t chunk = index / problem.num_heads, head = index % problem.num_heads;
-    DeltaChunk<A> work(problem, scratch.part(0));
-    work.begin(chunk, head);
-    const PanelMatrix<A> q(scratch.part(1), work.length(), problem.key_size);
-    work.load_q(q);
-    work.decay().scores(q, work.k(), true, scores.at(chunk, head));
-  });
-}
-
-template void compute_inverses(const Context&, const DeltaProblem&, const ChunkMatrices<float>&,
+template void compute_inverses(const Context&, const LinearProblem&, const ChunkMatrices<float>&,
                                const ChunkMatrices<float>*);
-template void compute_inverses(const Context&, const DeltaProblem&, const ChunkMatrices<double>&,
+template void compute_inverses(const Context&, const LinearProblem&, const ChunkMatrices<double>&,
                                const ChunkMatrices<double>*);
-template void compute_query_scores(const Context&, const DeltaProblem&,
-                                   const ChunkMatrices<float>&);
-template void compute_query_scores(const Context&, const DeltaProblem&,
-                                   const ChunkMatrices<double>&);
 
 }  // namespace longship

@@ -2,13 +2,14 @@
 
 #include "attention/linear/delta_chunk.h"
 #include "attention/linear/delta_factors.h"
+#include "attention/linear/query_scores.h"
 #include "attention/thread_scratch.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {
 
 template <class A>
-DeltaForward<A>::DeltaForward(const Context& ctx, DeltaProblem problem)
+DeltaForward<A>::DeltaForward(const Context& ctx, LinearProblem problem)
     : problem_(std::move(problem)),
       inverses_(ctx, problem_.grid, problem_.num_heads),
       scores_(ctx, problem_.grid, problem_.num_heads) {
@@ -17,7 +18,7 @@ DeltaForward<A>::DeltaForward(const Context& ctx, DeltaProblem problem)
 
 template <class A>
 AffineSummary DeltaForward<A>::summary(Context& ctx) {
-  constexpr int64_t C = DeltaProblem::kChunkSize;
+  constexpr int64_t C = LinearProblem::kChunkSize;
   const int64_t N = problem_.num_segments(), H = problem_.num_heads, K = problem_.key_size,
                 V = problem_.value_size;
   const AffineSummary summary{.transition = Transition::kDense,
@@ -58,9 +59,9 @@ void DeltaForward<A>::intra(Context& ctx) {
 
 template <class A>
 Tensor DeltaForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
-  constexpr int64_t C = DeltaProblem::kChunkSize;
+  constexpr int64_t C = LinearProblem::kChunkSize;
   const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
-  DeltaProblem::check_tensor("states", states_NHKV, problem_.states_shape(), problem_.sums);
+  LinearProblem::check_tensor("states", states_NHKV, problem_.states_shape(), problem_.sums);
   const Tensor o_THV = ctx.empty({problem_.num_tokens, H, V}, problem_.input.v_THV.dtype());
   const ThreadScratch<A> scratch(
       ctx, {DeltaChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, V),
@@ -76,7 +77,8 @@ Tensor DeltaForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
       const PanelMatrix<A> values(scratch.part(2), work.length(), V);
       const PanelMatrix<A> out(scratch.part(3), work.length(), V);
       work.write_values(inverses_.at(c, head), state, true, values);
-      work.read_outputs(scores_.at(c, head), values, state, out);
+      multiply(scores_.at(c, head), values, out, {.add = false, .lower_x = true});
+      work.read_state(state, out);
       work.advance(values, state);
       store_rows(out, A{1}, work.rows(o_THV));
     }

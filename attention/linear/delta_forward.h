@@ -2,7 +2,7 @@
 #pragma once
 
 #include "attention/linear/chunk_matrices.h"
-#include "attention/linear/delta_problem.h"
+#include "attention/linear/linear_problem.h"
 
 namespace longship {
 
@@ -11,14 +11,14 @@ namespace longship {
 template <class A>
 class DeltaForward final : public LinearForward {
  public:
-  DeltaForward(const Context& ctx, DeltaProblem problem);
+  DeltaForward(const Context& ctx, LinearProblem problem);
 
   AffineSummary summary(Context& ctx) override;
   void intra(Context& ctx) override;
   Tensor outputs(Context& ctx, const Tensor& states_NHKV) override;
 
  private:
-  DeltaProblem problem_;
+  LinearProblem problem_;
   ChunkMatrices<A> inverses_, scores_;
 };
 

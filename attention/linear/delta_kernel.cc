@@ -7,7 +7,7 @@ namespace longship {
 
 std::unique_ptr<LinearForward> DeltaKernel::forward(Context& ctx, const LinearInput& input,
                                                     std::span<const Segment> segments) const {
-  DeltaProblem problem(input, segments);
+  LinearProblem problem(input, segments, WriteRule::kDelta);
   if (problem.sums == DType::kF64)
     return std::make_unique<DeltaForward<double>>(ctx, std::move(problem));
   return std::make_unique<DeltaForward<float>>(ctx, std::move(problem));
@@ -17,7 +17,7 @@ std::unique_ptr<LinearBackward> DeltaKernel::backward(Context& ctx, const Linear
                                                       std::span<const Segment> segments,
                                                       const Tensor& states_NHKV,
                                                       const Tensor& do_THV) const {
-  DeltaProblem problem(input, segments);
+  LinearProblem problem(input, segments, WriteRule::kDelta);
   if (problem.sums == DType::kF64)
     return std::make_unique<DeltaBackward<double>>(ctx, std::move(problem), states_NHKV, do_THV);
   return std::make_unique<DeltaBackward<float>>(ctx, std::move(problem), states_NHKV, do_THV);

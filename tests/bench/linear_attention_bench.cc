@@ -1,14 +1,16 @@
 // Linear attention on one core, as a layer without sequence parallelism runs it: time per token,
 // GFLOP/s of the chunk form and their share of the core's FMA peak. With chunks of C tokens, key
 // size K and value size V, the delta rule takes 3 K V + C (K + V) multiply-adds per token and head
-// forward and 9 K V + C (3 K + 2.5 V) backward, recomputation included, triangles counted as half.
-// `recurrence` is the forward token by token, which needs only 3 K V.
+// forward and 9 K V + C (3 K + 2.5 V) backward, recomputation included, triangles counted as half;
+// without the delta rule 2 K V + C (K + V) / 2 and 5 K V (6 where gates are learned) + C (1.5 K +
+// V). `recurrence` is the forward token by token, which needs only 3 K V.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
 
+#include "attention/linear/decay_kernel.h"
 #include "attention/linear/delta_kernel.h"
-#include "attention/linear/delta_problem.h"
+#include "attention/linear/linear_problem.h"
 #include "runtime/random.h"
 #include "runtime/vector_exp.h"
 #include "tests/bench/fma_peak.h"
@@ -66,11 +68,9 @@ struct Case {
   }
 };
 
-constexpr int64_t kChunk = DeltaProblem::kChunkSize;
+constexpr int64_t kChunk = LinearProblem::kChunkSize;
 
-void delta_forward(benchmark::State& state) {
-  Case c(state);
-  const DeltaKernel kernel;
+void run_forward(benchmark::State& state, Case& c, const LinearKernel& kernel) {
   auto run = [&] {
     const auto forward = kernel.forward(c.ctx, c.input, c.segments);
     forward->intra(c.ctx);
@@ -78,12 +78,9 @@ void delta_forward(benchmark::State& state) {
   };
   run();  // the first call gets its memory from the system
   for (auto _ : state) run();
-  c.report(state, static_cast<double>(3 * c.K * c.V + kChunk * (c.K + c.V)));
 }
 
-void delta_backward(benchmark::State& state) {
-  Case c(state);
-  const DeltaKernel kernel;
+void run_backward(benchmark::State& state, Case& c, const LinearKernel& kernel) {
   auto run = [&] {
     const auto backward = kernel.backward(c.ctx, c.input, c.segments, c.states_NHKV, c.do_THV);
     backward->intra(c.ctx);
@@ -91,7 +88,33 @@ void delta_backward(benchmark::State& state) {
   };
   run();
   for (auto _ : state) run();
+}
+
+void delta_forward(benchmark::State& state) {
+  Case c(state);
+  run_forward(state, c, DeltaKernel());
+  c.report(state, static_cast<double>(3 * c.K * c.V + kChunk * (c.K + c.V)));
+}
+
+void delta_backward(benchmark::State& state) {
+  Case c(state);
+  run_backward(state, c, DeltaKernel());
   c.report(state, static_cast<double>(9 * c.K * c.V + kChunk * 3 * c.K + kChunk * 5 * c.V / 2));
+}
+
+void decay_forward(benchmark::State& state) {
+  Case c(state);
+  c.input.beta_TH = Tensor();
+  run_forward(state, c, DecayKernel());
+  c.report(state, static_cast<double>(2 * c.K * c.V + kChunk * (c.K + c.V) / 2));
+}
+
+void decay_backward(benchmark::State& state) {
+  Case c(state);
+  c.input.beta_TH = Tensor();
+  run_backward(state, c, DecayKernel());
+  const int64_t products = c.input.gate.defined() ? 6 : 5;
+  c.report(state, static_cast<double>(products * c.K * c.V + kChunk * 3 * c.K / 2 + kChunk * c.V));
 }
 
 // Each token reads and writes the whole state, vectorised along V.
@@ -143,6 +166,8 @@ void cases(benchmark::internal::Benchmark* bench) {
 
 BENCHMARK(delta_forward)->Apply(cases);
 BENCHMARK(delta_backward)->Apply(cases);
+BENCHMARK(decay_forward)->Apply(cases);
+BENCHMARK(decay_backward)->Apply(cases);
 BENCHMARK(recurrence)->Args({4096, 4, 128, 128, kScalar})->Unit(benchmark::kMillisecond);
 
 }  // namespace

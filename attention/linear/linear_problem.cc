@@ -1,10 +1,11 @@
-#include "attention/linear/delta_problem.h"
+#include "attention/linear/linear_problem.h"
 
 #include "attention/linear/chunk_decay.h"
 
 namespace longship {
 
-DeltaProblem::DeltaProblem(const LinearInput& input, std::span<const Segment> segments)
+LinearProblem::LinearProblem(const LinearInput& input, std::span<const Segment> segments,
+                             WriteRule rule)
     : input(input), segments(segments.begin(), segments.end()), grid(segments, kChunkSize) {
   const Tensor &q = input.q_TGK, &v = input.v_THV, &gate = input.gate;
   LONGSHIP_CHECK(q.rank() == 3 && v.rank() == 3 && q.dim(1) > 0 && v.dim(1) % q.dim(1) == 0,
@@ -18,7 +19,11 @@ DeltaProblem::DeltaProblem(const LinearInput& input, std::span<const Segment> se
   check_tensor("q", q, q.shape(), q.dtype());
   check_tensor("k", input.k_TGK, q.shape(), q.dtype());
   check_tensor("v", v, {num_tokens, num_heads, value_size}, q.dtype());
-  check_tensor("beta", input.beta_TH, {num_tokens, num_heads}, sums);
+  if (rule == WriteRule::kDelta)
+    check_tensor("beta", input.beta_TH, {num_tokens, num_heads}, sums);
+  else
+    LONGSHIP_CHECK(!input.beta_TH.defined(), "beta {} without the delta rule",
+                   shape_string(input.beta_TH.shape()));
   switch (gate_kind(gate)) {
     case GateKind::kNone:
       break;
@@ -42,8 +47,8 @@ DeltaProblem::DeltaProblem(const LinearInput& input, std::span<const Segment> se
   LONGSHIP_CHECK(covered == num_tokens, "segments of {} tokens for {} rows", covered, num_tokens);
 }
 
-void DeltaProblem::check_tensor(const char* name, const Tensor& tensor, const Shape& shape,
-                                DType dtype) {
+void LinearProblem::check_tensor(const char* name, const Tensor& tensor, const Shape& shape,
+                                 DType dtype) {
   LONGSHIP_CHECK(tensor.defined() && tensor.shape() == shape && tensor.dtype() == dtype &&
                      tensor.is_contiguous(),
                  "{} must be contiguous {} {}", name, dtype_name(dtype), shape_string(shape));

@@ -1,4 +1,4 @@
-// One call of the delta-rule kernel: its inputs, checked, with their sizes and chunks.
+// One call of a linear-attention kernel: its inputs, checked, with their sizes and chunks.
 #pragma once
 
 #include "attention/linear/chunk_grid.h"
@@ -6,12 +6,15 @@
 
 namespace longship {
 
-struct DeltaProblem {
+// What a token does to the decayed state: adds k v^T, or corrects what is stored under k by beta.
+enum class WriteRule { kAdd, kDelta };
+
+struct LinearProblem {
   static constexpr int64_t kChunkSize = 64;
 
   // Throws Error(kInternal) unless tensors are contiguous, fit together as LinearInput says, beta
-  // is there, and the segments hold every local token once.
-  DeltaProblem(const LinearInput& input, std::span<const Segment> segments);
+  // is there for the delta rule alone, and the segments hold every local token once.
+  LinearProblem(const LinearInput& input, std::span<const Segment> segments, WriteRule rule);
 
   LinearInput input;
   std::vector<Segment> segments;

@@ -1,0 +1,160 @@
+#include "attention/linear/decay_backward.h"
+
+#include "attention/linear/decay_summary.h"
+#include "attention/linear/query_scores.h"
+#include "runtime/parallel_for.h"
+
+namespace longship {
+namespace {
+
+constexpr int64_t kC = LinearProblem::kChunkSize;
+
+// The parts of the scratch.
+enum Part : size_t {
+  kWork,
+  kState,
+  kOutputGradient,
+  kValues,
+  kValueGradient,
+  kKeyGradient,
+  kGateGradient,
+  kWorkspace,
+  kStates
+};
+
+}  // namespace
+
+template <class A>
+ThreadScratch<A> DecayBackward<A>::make_scratch(const Context& ctx) const {
+  const int64_t K = problem_.key_size, V = problem_.value_size;
+  const int64_t rows_K = PanelMatrix<A>::size(kC, K), rows_V = PanelMatrix<A>::size(kC, V);
+  return ThreadScratch<A>(
+      ctx, {LinearChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, V), rows_V, rows_V,
+            rows_V, rows_K, rows_K, GradientSums<A>::workspace_size(problem_),
+            states_ ? KeptStates<A>::stride_size(problem_) : 0});
+}
+
+template <class A>
+DecayBackward<A>::DecayBackward(const Context& ctx, LinearProblem problem, Tensor states_NHKV,
+                                Tensor do_THV)
+    : problem_(std::move(problem)),
+      states_NHKV_(std::move(states_NHKV)),
+      do_THV_(std::move(do_THV)),
+      scores_(ctx, problem_.grid, problem_.num_heads),
+      sums_(ctx, problem_) {
+  const Tensor& v = problem_.input.v_THV;
+  LinearProblem::check_tensor("states", states_NHKV_, problem_.states_shape(), problem_.sums);
+  LinearProblem::check_tensor("do", do_THV_, v.shape(), v.dtype());
+  if (sums_.has_gates()) states_.emplace(ctx, problem_);
+}
+
+template <class A>
+AffineSummary DecayBackward<A>::summary(Context& ctx) {
+  const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
+  const AffineSummary summary = decay_summary<A>(ctx, problem_);
+  const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
+                                       PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
+  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
+    const int64_t segment = index / H;
+    // Nothing precedes the start of a document, so nothing is sent back from it.
+    if (problem_.segments[static_cast<size_t>(segment)].position == 0) return;
+    LinearChunk<A> work(problem_, scratch.part(0));
+    const PanelMatrix<A> dstate(scratch.part(1), K, V);
+    dstate.fill_zero();
+    for (int64_t c = problem_.grid.first_chunk(segment + 1) - 1;
+         c >= problem_.grid.first_chunk(segment); --c) {
+      work.begin(c, index % H);
+      const PanelMatrix<A> d_o(scratch.part(2), work.length(), V);
+      load_rows(work.rows(do_THV_), A{1}, d_o);
+      work.retreat(&d_o, dstate);
+    }
+    store_rows(dstate, A{1}, {summary.b_NHKV, index * K * V, V});
+  });
+  return summary;
+}
+
+template <class A>
+void DecayBackward<A>::intra(Context& ctx) {
+  const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
+  compute_query_scores(ctx, problem_, scores_);
+  const ThreadScratch<A> scratch = make_scratch(ctx);
+  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
+    const int64_t segment = index / H, head = index % H;
+    LinearChunk<A> work(problem_, scratch.part(kWork));
+    const PanelMatrix<A> state(scratch.part(kState), K, V);
+    load_rows({states_NHKV_, index * K * V, V}, A{1}, state);
+    for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
+         ++c) {
+      if (states_) states_->keep(segment, c, head, state);
+      work.begin(c, head);
+      const PanelMatrix<A> d_o(scratch.part(kOutputGradient), work.length(), V),
+          v(scratch.part(kValues), work.length(), V);
+      load_rows(work.rows(do_THV_), A{1}, d_o);
+      load_rows(work.rows(problem_.input.v_THV), A{1}, v);
+      sums_.add_query_gradients(work, d_o, v, state, scratch.part(kWorkspace));
+      work.advance(v, state);
+    }
+  });
+}
+
+template <class A>
+LinearGradients DecayBackward<A>::gradients(Context& ctx, const Tensor& grad_states_NHKV) {
+  const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
+  LinearProblem::check_tensor("gradient of states", grad_states_NHKV, problem_.states_shape(),
+                              problem_.sums);
+  const Tensor dv_THV = ctx.empty({problem_.num_tokens, H, V}, problem_.sums);
+  const ThreadScratch<A> scratch = make_scratch(ctx);
+  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
+    const int64_t segment = index / H, head = index % H;
+    LinearChunk<A> work(problem_, scratch.part(kWork));
+    const PanelMatrix<A> dstate(scratch.part(kState), K, V);
+    load_rows({grad_states_NHKV, index * K * V, V}, A{1}, dstate);
+    auto step_back = [&](int64_t c, const PanelMatrix<A>* state) {
+      work.begin(c, head);
+      key_gradients(scratch, work, scores_.at(c, head), state, dstate, dv_THV);
+    };
+    if (!states_) {
+      for (int64_t c = problem_.grid.first_chunk(segment + 1) - 1;
+           c >= problem_.grid.first_chunk(segment); --c)
+        step_back(c, nullptr);
+      return;
+    }
+    states_->for_each_reversed(
+        segment, head, scratch.part(kStates),
+        [&](int64_t c, const PanelMatrix<A>& state) {
+          work.begin(c, head);
+          const PanelMatrix<A> v(scratch.part(kValues), work.length(), V);
+          load_rows(work.rows(problem_.input.v_THV), A{1}, v);
+          work.advance(v, state);
+        },
+        [&](int64_t c, const PanelMatrix<A>& state) { step_back(c, &state); });
+  });
+  return {.dq_TGK = sums_.dq_TGK(ctx),
+          .dk_TGK = sums_.dk_TGK(ctx),
+          .dv_THV = dv_THV,
+          .dgate = sums_.dgate(),
+          .dbeta_TH = {}};
+}
+
+template <class A>
+void DecayBackward<A>::key_gradients(const ThreadScratch<A>& scratch, const LinearChunk<A>& work,
+                                     const PanelMatrix<A>& scores, const PanelMatrix<A>* state,
+                                     const PanelMatrix<A>& dstate, const Tensor& dv_THV) const {
+  const int64_t length = work.length(), K = problem_.key_size, V = problem_.value_size;
+  const PanelMatrix<A> d_o(scratch.part(kOutputGradient), length, V),
+      v(scratch.part(kValues), length, V), dv(scratch.part(kValueGradient), length, V),
+      dk(scratch.part(kKeyGradient), length, K), dG(scratch.part(kGateGradient), length, K);
+  load_rows(work.rows(do_THV_), A{1}, d_o);
+  load_rows(work.rows(problem_.input.v_THV), A{1}, v);
+  work.value_gradients(scores, &d_o, dstate, dv);
+  store_rows(dv, A{1}, work.rows(dv_THV));
+  if (sums_.has_gates()) dG.fill_zero();
+  sums_.state_gradients(work, v, state, dstate, scratch.part(kWorkspace), dk, dG);
+  sums_.add_key_gradients(work, dk, dG, scratch.part(kWorkspace));
+  work.retreat(&d_o, dstate);
+}
+
+template class DecayBackward<float>;
+template class DecayBackward<double>;
+
+}  // namespace longship

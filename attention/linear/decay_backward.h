@@ -1,0 +1,40 @@
+// The backward of linear attention without the delta rule, by chunks; see linear_chunk.h for the
+// equations of states and values, gradient_sums.h for those of queries, keys and gates.
+#pragma once
+
+#include <optional>
+
+#include "attention/linear/chunk_matrices.h"
+#include "attention/linear/gradient_sums.h"
+#include "attention/linear/kept_states.h"
+#include "attention/thread_scratch.h"
+
+namespace longship {
+
+// Keeps from one call to the next, per token and head, one row of [c, c] scores and a part of the
+// gradients; for gates with a gradient also the kept states.
+template <class A>
+class DecayBackward final : public LinearBackward {
+ public:
+  DecayBackward(const Context& ctx, LinearProblem problem, Tensor states_NHKV, Tensor do_THV);
+
+  AffineSummary summary(Context& ctx) override;
+  void intra(Context& ctx) override;
+  LinearGradients gradients(Context& ctx, const Tensor& grad_states_NHKV) override;
+
+ private:
+  ThreadScratch<A> make_scratch(const Context& ctx) const;
+  // What needs the gradient of a state. `state` is that before the chunk, null where the gates
+  // have no gradient; `dstate` is dS_out, and becomes dS.
+  void key_gradients(const ThreadScratch<A>& scratch, const LinearChunk<A>& work,
+                     const PanelMatrix<A>& scores, const PanelMatrix<A>* state,
+                     const PanelMatrix<A>& dstate, const Tensor& dv_THV) const;
+
+  LinearProblem problem_;
+  Tensor states_NHKV_, do_THV_;
+  ChunkMatrices<A> scores_;
+  GradientSums<A> sums_;
+  std::optional<KeptStates<A>> states_;
+};
+
+}  // namespace longship

@@ -1,0 +1,88 @@
+#include "attention/linear/decay_forward.h"
+
+#include "attention/linear/decay_summary.h"
+#include "attention/linear/linear_chunk.h"
+#include "attention/thread_scratch.h"
+#include "runtime/parallel_for.h"
+
+namespace longship {
+namespace {
+
+constexpr int64_t kC = LinearProblem::kChunkSize;
+
+}  // namespace
+
+template <class A>
+DecayForward<A>::DecayForward(const Context& ctx, LinearProblem problem)
+    : problem_(std::move(problem)),
+      local_outputs_(ctx, problem_.grid, problem_.num_heads, problem_.value_size) {}
+
+template <class A>
+AffineSummary DecayForward<A>::summary(Context& ctx) {
+  const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
+  const AffineSummary summary = decay_summary<A>(ctx, problem_);
+  const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
+                                       PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
+  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
+    const int64_t segment = index / H;
+    LinearChunk<A> work(problem_, scratch.part(0));
+    const PanelMatrix<A> state(scratch.part(1), K, V);
+    state.fill_zero();
+    for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
+         ++c) {
+      work.begin(c, index % H);
+      const PanelMatrix<A> v(scratch.part(2), work.length(), V);
+      load_rows(work.rows(problem_.input.v_THV), A{1}, v);
+      work.advance(v, state);
+    }
+    store_rows(state, A{1}, {summary.b_NHKV, index * K * V, V});
+  });
+  return summary;
+}
+
+template <class A>
+void DecayForward<A>::intra(Context& ctx) {
+  const int64_t H = problem_.num_heads, V = problem_.value_size;
+  const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
+                                       PanelMatrix<A>::size(kC, kC), PanelMatrix<A>::size(kC, V)});
+  parallel_for_dynamic(ctx, problem_.grid.num_chunks() * H, [&](int64_t index) {
+    const int64_t chunk = index / H, head = index % H;
+    LinearChunk<A> work(problem_, scratch.part(0));
+    work.begin(chunk, head);
+    const PanelMatrix<A> scores(scratch.part(1), work.length(), work.length()),
+        v(scratch.part(2), work.length(), V);
+    work.query_scores(scores);
+    load_rows(work.rows(problem_.input.v_THV), A{1}, v);
+    multiply(scores, v, local_outputs_.at(chunk, head), {.add = false, .lower_x = true});
+  });
+}
+
+template <class A>
+Tensor DecayForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
+  const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
+  LinearProblem::check_tensor("states", states_NHKV, problem_.states_shape(), problem_.sums);
+  const Tensor o_THV = ctx.empty({problem_.num_tokens, H, V}, problem_.input.v_THV.dtype());
+  const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
+                                       PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
+  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
+    const int64_t segment = index / H, head = index % H;
+    LinearChunk<A> work(problem_, scratch.part(0));
+    const PanelMatrix<A> state(scratch.part(1), K, V);
+    load_rows({states_NHKV, index * K * V, V}, A{1}, state);
+    for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
+         ++c) {
+      work.begin(c, head);
+      const PanelMatrix<A> out = local_outputs_.at(c, head), v(scratch.part(2), work.length(), V);
+      work.read_state(state, out);
+      store_rows(out, A{1}, work.rows(o_THV));
+      load_rows(work.rows(problem_.input.v_THV), A{1}, v);
+      work.advance(v, state);
+    }
+  });
+  return o_THV;
+}
+
+template class DecayForward<float>;
+template class DecayForward<double>;
+
+}  // namespace longship
