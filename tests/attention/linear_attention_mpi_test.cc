@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "attention/linear/decay_kernel.h"
 #include "attention/linear/delta_kernel.h"
 #include "parallel/state_schedule.h"
 #include "runtime/random.h"
@@ -31,6 +32,7 @@ struct Problem {
   std::vector<int64_t> cu_seqlens;
   Layout layout;
   Gate gate;
+  bool has_delta_rule;
 };
 
 constexpr int64_t kQueryHeads = 2, kStateHeads = 4, kKeys = 6, kValues = 9;
@@ -42,7 +44,7 @@ LinearInput whole_input(Context& ctx, const Problem& problem) {
                     .k_TGK = random_tensor(ctx, {tokens, kQueryHeads, kKeys}, 2),
                     .v_THV = random_tensor(ctx, {tokens, kStateHeads, kValues}, 3),
                     .gate = {},
-                    .beta_TH = random_tensor(ctx, {tokens, kStateHeads}, 4),
+                    .beta_TH = {},
                     .scale = 1 / std::sqrt(static_cast<double>(kKeys))};
   for (int64_t row = 0; row < tokens * kQueryHeads; ++row) {
     double* key = input.k_TGK.data<double>() + row * kKeys;
@@ -50,8 +52,11 @@ LinearInput whole_input(Context& ctx, const Problem& problem) {
     for (int64_t i = 0; i < kKeys; ++i) square += key[i] * key[i];
     for (int64_t i = 0; i < kKeys; ++i) key[i] /= std::sqrt(square);
   }
-  double* beta = input.beta_TH.data<double>();
-  for (int64_t i = 0; i < input.beta_TH.numel(); ++i) beta[i] = 2 / (1 + std::exp(-beta[i]));
+  if (problem.has_delta_rule) {
+    input.beta_TH = random_tensor(ctx, {tokens, kStateHeads}, 4);
+    double* beta = input.beta_TH.data<double>();
+    for (int64_t i = 0; i < input.beta_TH.numel(); ++i) beta[i] = 2 / (1 + std::exp(-beta[i]));
+  }
   if (problem.gate != Gate::kNone) {
     Shape shape = {tokens, kStateHeads};
     if (problem.gate == Gate::kVector) shape.push_back(kKeys);
@@ -79,7 +84,10 @@ std::vector<Tensor> run(const Problem& problem, const StateSchedule* schedule, D
                                    .gate = leaf(whole.gate),
                                    .beta_TH = leaf(whole.beta_TH),
                                    .scale = whole.scale};
-  const DeltaKernel kernel;
+  const DeltaKernel delta;
+  const DecayKernel decay;
+  const LinearKernel& kernel =
+      problem.has_delta_rule ? static_cast<const LinearKernel&>(delta) : decay;
   const Variable o_THV = linear_attention(ctx, kernel, schedule, input, plan);
   std::vector<Tensor> results = {o_THV.value()};
   recorded.tape.backward(ctx, o_THV, plan.shard(ctx, whole_do_THV).to(dtype));
@@ -117,7 +125,8 @@ std::vector<Problem> problems() {
         std::vector<int64_t>{0, 1, 3}})
     for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
       for (Gate gate : {Gate::kNone, Gate::kScalar, Gate::kVector})
-        all.push_back({cu_seqlens, layout, gate});
+        for (bool has_delta_rule : {false, true})
+          all.push_back({cu_seqlens, layout, gate, has_delta_rule});
   return all;
 }
 
@@ -148,7 +157,8 @@ TEST(LinearAttention, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
           if (!found[i].defined()) continue;
           const double error = relative_rms(found[i], plan.shard(ctx, expected[i]));
           EXPECT_LE(error, dtype == DType::kF64 ? 1e-11 : 1e-5)
-              << strategy.name << " " << layout_name(problem.layout) << " gate "
+              << strategy.name << " " << layout_name(problem.layout)
+              << (problem.has_delta_rule ? " delta rule" : " decay") << " gate "
               << static_cast<int>(problem.gate) << " " << dtype_name(dtype) << " " << names[i]
               << " of " << problem.cu_seqlens.size() - 1 << " documents";
         }
@@ -159,7 +169,7 @@ TEST(LinearAttention, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
 
 TEST(LinearAttention, RepeatsBitForBitAndSchedulesAgreeBitForBit) {
   Context ctx;
-  const Problem problem{{0, 5, 290, 291, 300}, Layout::kZigzag, Gate::kScalar};
+  const Problem problem{{0, 5, 290, 291, 300}, Layout::kZigzag, Gate::kScalar, true};
   const LinearInput whole = whole_input(ctx, problem);
   const Tensor do_THV = random_tensor(ctx, {300, kStateHeads, kValues}, 8);
   const std::vector<Tensor> first =
@@ -175,7 +185,7 @@ TEST(LinearAttention, RepeatsBitForBitAndSchedulesAgreeBitForBit) {
 }
 
 TEST(LinearAttention, TokenChangesOnlyLaterPositionsOfItsDocument) {
-  const Problem problem{{0, 40, 160, 200}, Layout::kZigzag, Gate::kVector};
+  const Problem problem{{0, 40, 160, 200}, Layout::kZigzag, Gate::kVector, true};
   constexpr int64_t kChanged = 75;  // in the second document
   Context ctx;
   const LinearInput whole = whole_input(ctx, problem);
