@@ -3,8 +3,8 @@
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/text_format.h>
 
-#include <algorithm>
 #include <fstream>
+#include <memory>
 #include <sstream>
 
 #include "runtime/error.h"

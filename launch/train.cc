@@ -1,7 +1,5 @@
 // longship train: config -> mesh -> data -> model -> step loop -> checkpoints.
 #include <chrono>
-#include <cmath>
-#include <fstream>
 #include <optional>
 
 #include "data/batch_loader.h"
