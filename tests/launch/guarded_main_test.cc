@@ -40,7 +40,7 @@ TEST_P(FailingRank, EndsTheJobSoonWithItsCodeAndOneMessage) {
   EXPECT_EQ(result.exit_code, GetParam().exit_code) << result.output;
   EXPECT_LT(result.seconds, 10);
   EXPECT_EQ(count(result.output, GetParam().message), 1) << result.output;
-  EXPECT_EQ(count(result.output, "\nlongship") + (result.output.rfind("longship", 0) == 0), 1)
+  EXPECT_EQ(count(result.output, "longship: ") + count(result.output, "longship, rank "), 1)
       << result.output;
 }
 
