@@ -169,6 +169,23 @@ void multiply_onednn(const Product& product) {
   }
 }
 
+// oneDNN 3.6 and 3.7 write a result of one column as if its rows were packed, whatever the stride
+// says, so such a result passes through a packed column.
+void multiply_one_column(const Product& product) {
+  const Matrix& c = product.c_MN;
+  const size_t size = static_cast<size_t>(dtype_size(c.dtype));
+  std::vector<std::byte> column(static_cast<size_t>(c.rows) * size);
+  Product packed = product;
+  packed.c_MN.data = column.data();
+  packed.c_MN.row_stride = 1;
+  if (product.accumulate)
+    for (int64_t row = 0; row < c.rows; ++row)
+      std::memcpy(packed.c_MN.at(row, 0), c.at(row, 0), size);
+  multiply_onednn(packed);
+  for (int64_t row = 0; row < c.rows; ++row)
+    std::memcpy(c.at(row, 0), packed.c_MN.at(row, 0), size);
+}
+
 // Whether oneDNN multiplies bf16 on this machine with more than its slow reference loops.
 bool cpu_multiplies_bf16() {
   static const bool answer = [] {
@@ -232,6 +249,8 @@ void multiply_tiles(const Context& ctx, const Product& product) {
     if (product.bias_1N.data != nullptr) part.bias_1N = product.bias_1N.block(0, 1, n0, n);
     if (product.c_MN.dtype == DType::kF64) {
       multiply_f64(part);
+    } else if (part.c_MN.columns == 1 && part.c_MN.row_stride != 1) {
+      multiply_one_column(part);
     } else {
       multiply_onednn(part);
     }
