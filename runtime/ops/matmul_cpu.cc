@@ -118,33 +118,9 @@ dnnl::matmul::primitive_desc describe(const Product& product, const dnnl::engine
 #endif
 }
 
-bool is_strided_column(const Matrix& m) {
-  return m.columns == 1 && m.rows > 1 && m.row_stride != 1;
-}
-
-void copy_column(const Matrix& from, const Matrix& to) {
-  const size_t element_bytes = static_cast<size_t>(dtype_size(from.dtype));
-  for (int64_t row = 0; row < from.rows; ++row)
-    std::memcpy(to.at(row, 0), from.at(row, 0), element_bytes);
-}
-
-void multiply_onednn(const Product& product);
-
-// oneDNN 3.7 writes a result of one column as if its rows lay side by side, whatever their stride.
-void multiply_into_packed_column(const Product& product) {
-  const Matrix& c = product.c_MN;
-  std::vector<std::byte> column(static_cast<size_t>(c.rows * dtype_size(c.dtype)));
-  Product packed = product;
-  packed.c_MN = {column.data(), c.dtype, c.rows, 1, 1, 1};
-  if (product.accumulate) copy_column(c, packed.c_MN);
-  multiply_onednn(packed);
-  copy_column(packed.c_MN, c);
-}
-
 // oneDNN keeps the compiled kernel of every shape in its own cache, so that making the primitive
 // again takes microseconds; engine and stream are handles of a tenth of one.
 void multiply_onednn(const Product& product) {
-  if (is_strided_column(product.c_MN)) return multiply_into_packed_column(product);
   const OneThread one_thread;
   try {
     const dnnl::engine engine(dnnl::engine::kind::cpu, 0);

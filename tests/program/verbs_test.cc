@@ -1,6 +1,7 @@
 // The verbs, as a user meets them.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -63,8 +64,9 @@ TEST(Verbs, GenerateIsGreedyOrSampledAndRepeatable) {
     const ProgramResult result = run_longship(
         ranks, "generate " + run.folder("run") + " --prompt 'The ship' --max-tokens 12 " + options);
     EXPECT_EQ(result.exit_code, 0) << result.output;
-    EXPECT_EQ(result.output.find("The ship"), 0u) << result.output;
-    return result.output;
+    const size_t begin = result.output.find("The ship");  // behind what Open MPI has to say
+    EXPECT_NE(begin, std::string::npos) << result.output;
+    return result.output.substr(std::min(begin, result.output.size()));
   };
   const std::string greedy = generate(1, "");
   EXPECT_EQ(generate(1, ""), greedy);
