@@ -29,7 +29,8 @@ void add_train(CLI::App& app, longship::TrainArguments& arguments) {
   verb->add_option("config", arguments.config, "Run configuration (see launch/config.proto)")
       ->required();
   verb->add_option("--set", arguments.overrides,
-                   "Override a field: --set train.steps=200 (may be repeated)");
+                   "Override a field: --set train.steps=200 (may be repeated)")
+      ->allow_extra_args(false);
 }
 
 void add_prepare(CLI::App& app, longship::PrepareArguments& arguments) {
@@ -75,7 +76,8 @@ void add_eval(CLI::App& app, longship::EvalArguments& arguments) {
   verb->add_option("--json", arguments.json, "Also write the result to this file");
   verb->add_option("--set", arguments.overrides,
                    "Override a field of the checkpoint's configuration, such as\n"
-                   "model.attention.rope_theta=500000");
+                   "model.attention.rope_theta=500000")
+      ->allow_extra_args(false);
 }
 
 void add_generate(CLI::App& app, longship::GenerateArguments& arguments) {
@@ -98,7 +100,8 @@ void add_generate(CLI::App& app, longship::GenerateArguments& arguments) {
                    "Sample among the likeliest tokens that together have this probability")
       ->capture_default_str();
   verb->add_option("--seed", arguments.seed, "Seed of sampling")->capture_default_str();
-  verb->add_option("--set", arguments.overrides, "Override a field of the configuration");
+  verb->add_option("--set", arguments.overrides, "Override a field of the configuration")
+      ->allow_extra_args(false);
 }
 
 void add_inspect(CLI::App& app, longship::InspectArguments& arguments) {
@@ -110,7 +113,8 @@ void add_inspect(CLI::App& app, longship::InspectArguments& arguments) {
                  "List the sequence-parallel strategies and what each supports");
   verb->add_option("--ranks", arguments.num_ranks, "Ranks to check a configuration for")
       ->capture_default_str();
-  verb->add_option("--set", arguments.overrides, "Override a field of the configuration");
+  verb->add_option("--set", arguments.overrides, "Override a field of the configuration")
+      ->allow_extra_args(false);
 }
 
 }  // namespace

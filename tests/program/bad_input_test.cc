@@ -141,6 +141,14 @@ TEST(BadInput, CheckpointsForEvalAndGenerate) {
   expect_failure(run_longship(0, "inspect " + run.folder("nothing")), 7, {"nothing"});
 }
 
+TEST(BadInput, OverridesMayStandBeforeTheConfiguration) {
+  TinyRun run;
+  const ProgramResult result = run_longship(
+      1, "train --set data.tokens=" + run.tokens() + " --set output_dir=" + run.folder("out") +
+             " --set parallel.strategy=local --set train.steps=2 " + run.config());
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+}
+
 TEST(BadInput, CommandLine) {
   EXPECT_EQ(run_longship(0, "").exit_code, 2);
   EXPECT_EQ(run_longship(0, "trian x").exit_code, 2);
