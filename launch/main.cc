@@ -21,6 +21,11 @@ constexpr const char* kExitCodes =
     "Exit codes: 0 done, 2 configuration, 3 corrupt data, 4 out of memory, 5 communication\n"
     "time-out, 6 non-finite, 7 storage, 70 internal error, 75 stopped by a signal and saved.";
 
+// --set takes one value each time, so that a positional argument may follow it.
+void add_overrides(CLI::App& verb, std::vector<std::string>& overrides, const char* help) {
+  verb.add_option("--set", overrides, help)->allow_extra_args(false);
+}
+
 void add_train(CLI::App& app, longship::TrainArguments& arguments) {
   CLI::App* verb = app.add_subcommand(
       "train",
@@ -28,9 +33,8 @@ void add_train(CLI::App& app, longship::TrainArguments& arguments) {
       "and the batch (parallel.dp). The same command resumes a run that was stopped.");
   verb->add_option("config", arguments.config, "Run configuration (see launch/config.proto)")
       ->required();
-  verb->add_option("--set", arguments.overrides,
-                   "Override a field: --set train.steps=200 (may be repeated)")
-      ->allow_extra_args(false);
+  add_overrides(*verb, arguments.overrides,
+                "Override a field: --set train.steps=200 (may be repeated)");
 }
 
 void add_prepare(CLI::App& app, longship::PrepareArguments& arguments) {
@@ -74,10 +78,9 @@ void add_eval(CLI::App& app, longship::EvalArguments& arguments) {
   verb->add_option("--max-samples", arguments.max_samples, "Evaluate so many samples; 0: all")
       ->capture_default_str();
   verb->add_option("--json", arguments.json, "Also write the result to this file");
-  verb->add_option("--set", arguments.overrides,
-                   "Override a field of the checkpoint's configuration, such as\n"
-                   "model.attention.rope_theta=500000")
-      ->allow_extra_args(false);
+  add_overrides(*verb, arguments.overrides,
+                "Override a field of the checkpoint's configuration, such as\n"
+                "model.attention.rope_theta=500000");
 }
 
 void add_generate(CLI::App& app, longship::GenerateArguments& arguments) {
@@ -100,8 +103,7 @@ void add_generate(CLI::App& app, longship::GenerateArguments& arguments) {
                    "Sample among the likeliest tokens that together have this probability")
       ->capture_default_str();
   verb->add_option("--seed", arguments.seed, "Seed of sampling")->capture_default_str();
-  verb->add_option("--set", arguments.overrides, "Override a field of the configuration")
-      ->allow_extra_args(false);
+  add_overrides(*verb, arguments.overrides, "Override a field of the configuration");
 }
 
 void add_inspect(CLI::App& app, longship::InspectArguments& arguments) {
@@ -113,8 +115,7 @@ void add_inspect(CLI::App& app, longship::InspectArguments& arguments) {
                  "List the sequence-parallel strategies and what each supports");
   verb->add_option("--ranks", arguments.num_ranks, "Ranks to check a configuration for")
       ->capture_default_str();
-  verb->add_option("--set", arguments.overrides, "Override a field of the configuration")
-      ->allow_extra_args(false);
+  add_overrides(*verb, arguments.overrides, "Override a field of the configuration");
 }
 
 }  // namespace
