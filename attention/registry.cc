@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "attention/named_entry.h"
 #include "attention/softmax_cpu.h"
 
 namespace longship {
@@ -15,29 +16,6 @@ struct MixerResources {
 
 namespace {
 
-template <class Entry>
-const Entry* find(std::span<const Entry> table, std::string_view name) {
-  const auto entry =
-      std::find_if(table.begin(), table.end(), [&](const Entry& e) { return e.name == name; });
-  return entry == table.end() ? nullptr : &*entry;
-}
-
-template <class Entry>
-std::string known_names(std::span<const Entry> table) {
-  std::vector<std::string_view> names;
-  for (const Entry& entry : table) names.push_back(entry.name);
-  return fmt::format("one of: {}", fmt::join(names, ", "));
-}
-
-template <class Entry>
-const Entry& find_or_throw(std::span<const Entry> table, std::string_view name,
-                           std::string_view kind) {
-  if (const Entry* entry = find(table, name)) return *entry;
-  throw Error(ErrorCode::kConfig, {.what = fmt::format("unknown {}", kind),
-                                   .expected = known_names(table),
-                                   .found = fmt::format("`{}`", name)});
-}
-
 std::unique_ptr<Mixer> make_full(const MixerDescriptor& layer, const std::string& prefix,
                                  ParameterList& parameters,
                                  const std::shared_ptr<MixerResources>& resources) {
@@ -45,45 +23,11 @@ std::unique_ptr<Mixer> make_full(const MixerDescriptor& layer, const std::string
   const std::shared_ptr<const SoftmaxSchedule> schedule(
       resources, resources->softmax_schedules.at(layer.strategy).get());
   const std::shared_ptr<SharedRopeAngles> rope_angles(resources, &resources->rope_angles);
-  return std::make_unique<SoftmaxMixer>(layer.softmax, prefix, parameters, schedule, rope_angles);
+  return std::make_unique<SoftmaxMixer>(layer.softmax, prefix + ".self_attn", parameters, schedule,
+                                        rope_angles);
 }
 
 }  // namespace
-
-std::span<const Strategy> strategies() {
-  static const std::vector<Strategy> table = {
-      {.name = "ulysses",
-       .summary = "all-to-all from tokens to whole heads and back (arXiv 2309.14509)",
-       .layouts = {Layout::kContiguous, Layout::kZigzag},
-       .refuses = "nothing; ranks beyond the number of query heads compute no attention",
-       .make = [](const Group& sp,
-                  const SoftmaxBlock& kernel) { return make_ulysses(sp, kernel); }},
-      {.name = "ring",
-       .summary = "keys and values travel from rank to rank (arXiv 2310.01889)",
-       .layouts = {Layout::kZigzag, Layout::kContiguous},
-       .refuses = "nothing; the contiguous layout leaves early ranks idle",
-       .make = [](const Group& sp, const SoftmaxBlock& kernel) { return make_ring(sp, kernel); }},
-      {.name = "token_ring",
-       .summary = "queries travel from rank to rank, partial outputs return (arXiv 2412.20501)",
-       .layouts = {Layout::kZigzag, Layout::kContiguous},
-       .refuses = "nothing; the contiguous layout leaves late ranks idle",
-       .make = [](const Group& sp,
-                  const SoftmaxBlock& kernel) { return make_token_ring(sp, kernel); }},
-      {.name = "gather_kv",
-       .summary = "all-gather of keys and values, one KV head at a time (arXiv 2407.21783)",
-       .layouts = {Layout::kZigzag, Layout::kContiguous},
-       .refuses = "nothing; the contiguous layout leaves early ranks idle",
-       .make = [](const Group& sp,
-                  const SoftmaxBlock& kernel) { return make_gather_kv(sp, kernel); }},
-      {.name = "local",
-       .summary = "no communication: one rank holds the whole sequence",
-       .layouts = {Layout::kContiguous, Layout::kZigzag},
-       .max_ranks = 1,
-       .refuses = "more than one rank",
-       .make = [](const Group&, const SoftmaxBlock& kernel) { return make_local(kernel); }},
-  };
-  return table;
-}
 
 std::span<const MixerBackend> mixer_backends() {
   static const std::vector<MixerBackend> table = {
@@ -96,32 +40,19 @@ std::span<const MixerBackend> mixer_backends() {
   return table;
 }
 
-std::string Strategy::refusal(const StrategyUse& use) const {
-  if (max_ranks > 0 && use.num_ranks > max_ranks) {
-    std::vector<std::string_view> others;
-    for (const Strategy& other : longship::strategies())
-      if (other.max_ranks == 0 || other.max_ranks >= use.num_ranks) others.push_back(other.name);
-    return fmt::format("strategy `{}` serves at most {} rank(s) of sp, not {}: choose {}", name,
-                       max_ranks, use.num_ranks, fmt::join(others, " or "));
-  }
-  if (std::find(layouts.begin(), layouts.end(), use.layout) == layouts.end())
-    return fmt::format("strategy `{}` does not serve the layout `{}`: choose `{}`", name,
-                       layout_name(use.layout), layout_name(layouts.front()));
-  return {};
-}
-
-const Strategy& find_strategy(std::string_view name) {
-  return find_or_throw(strategies(), name, "sequence-parallel strategy");
-}
-
 const MixerBackend& find_mixer_backend(std::string_view name) {
-  return find_or_throw(mixer_backends(), name, "attention backend");
+  return find_entry_or_throw(mixer_backends(), name, "attention backend");
 }
 
-std::vector<std::string> problems(const MixerDescriptor& layer, const StrategyUse& use) {
+std::vector<std::string> problems(const MixerDescriptor& layer, int num_ranks, Layout layout) {
+  const StrategyUse use{.num_ranks = num_ranks,
+                        .layout = layout,
+                        .num_heads = layer.softmax.num_heads,
+                        .num_kv_heads = layer.softmax.num_kv_heads,
+                        .window = layer.softmax.window};
   std::vector<std::string> found;
-  const MixerBackend* backend = find(mixer_backends(), layer.backend);
-  const Strategy* strategy = find(strategies(), layer.strategy);
+  const MixerBackend* backend = find_entry(mixer_backends(), layer.backend);
+  const Strategy* strategy = find_entry(strategies(), layer.strategy);
   if (backend == nullptr)
     found.push_back(fmt::format("unknown attention backend `{}`, expected {}", layer.backend,
                                 known_names(mixer_backends())));
@@ -144,10 +75,9 @@ std::vector<std::string> problems(const MixerDescriptor& layer, const StrategyUs
 
 MixerFactory make_mixer_factory(std::vector<MixerDescriptor> layers, const Group& sp,
                                 Layout layout) {
-  const StrategyUse use{.num_ranks = sp.size(), .layout = layout};
   std::vector<std::string> found;
   for (size_t i = 0; i < layers.size(); ++i)
-    for (const std::string& problem : problems(layers[i], use))
+    for (const std::string& problem : problems(layers[i], sp.size(), layout))
       found.push_back(fmt::format("layer {}: {}", i, problem));
   if (!found.empty())
     throw Error(ErrorCode::kConfig, {.what = "the attention of the model cannot be built",

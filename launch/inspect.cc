@@ -32,8 +32,8 @@ void inspect_strategies() {
         layouts += fmt::format("{}{}", layouts.empty() ? "" : ", ", layout_name(layout));
       print(fmt::format(
           "  {:<10} {}\n             layouts: {}{}", strategy.name, strategy.summary, layouts,
-          strategy.refuses.empty() ? ""
-                                   : fmt::format("\n             refuses: {}", strategy.refuses)));
+          strategy.limits.empty() ? ""
+                                  : fmt::format("\n             limits: {}", strategy.limits)));
     }
   }
 }

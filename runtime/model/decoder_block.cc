@@ -23,7 +23,7 @@ DecoderBlock::DecoderBlock(const TransformerShape& shape, int64_t layer,
                            const MixerFactory& make_mixer, ParameterList& parameters)
     : norm_eps_(shape.norm_eps),
       mixer_norm_E_(add_norm(shape, layer_prefix(layer) + ".input_layernorm.weight", parameters)),
-      mixer_(make_mixer(layer, layer_prefix(layer) + ".self_attn", parameters)),
+      mixer_(make_mixer(layer, layer_prefix(layer), parameters)),
       mlp_norm_E_(
           add_norm(shape, layer_prefix(layer) + ".post_attention_layernorm.weight", parameters)),
       mlp_(shape, layer_prefix(layer) + ".mlp", parameters) {

@@ -10,8 +10,8 @@ namespace longship {
 
 class DecoderBlock {
  public:
-  // Registers the parameters of `layer`, in order: input_layernorm.weight [E], the mixer's under
-  // self_attn, post_attention_layernorm.weight [E], those of mlp; all under model.layers.<layer>.
+  // Registers the parameters of `layer`, in order: input_layernorm.weight [E], the mixer's,
+  // post_attention_layernorm.weight [E], those of mlp; all under model.layers.<layer>.
   DecoderBlock(const TransformerShape& shape, int64_t layer, const MixerFactory& make_mixer,
                ParameterList& parameters);
 

@@ -21,8 +21,8 @@ class Mixer {
   virtual Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) = 0;
 };
 
-// Builds the mixer of a layer and registers its parameters under `prefix`
-// ("model.layers.3.self_attn").
+// Builds the mixer of a layer and registers its parameters under `prefix`, the layer's name
+// ("model.layers.3"), and the name of its module there (".self_attn", ".linear_attn", ...).
 using MixerFactory = std::function<std::unique_ptr<Mixer>(int64_t layer, const std::string& prefix,
                                                           ParameterList& parameters)>;
 

@@ -133,7 +133,7 @@ TEST(Transformer, NamesAndShapesAreThoseOfLlamaCheckpoints) {
   std::vector<Expected> expected = {{"model.embed_tokens.weight", {11, 6}, false}};
   for (const std::string layer : {"model.layers.0.", "model.layers.1."}) {
     expected.push_back({layer + "input_layernorm.weight", {6}, false});
-    expected.push_back({layer + "self_attn.o_proj.weight", {6, 6}, true});
+    expected.push_back({layer + "o_proj.weight", {6, 6}, true});
     expected.push_back({layer + "post_attention_layernorm.weight", {6}, false});
     expected.push_back({layer + "mlp.gate_proj.weight", {10, 6}, true});
     expected.push_back({layer + "mlp.up_proj.weight", {10, 6}, true});
