@@ -68,8 +68,9 @@ inline CosSin cos_sin(double turns) {
   return {(quadrant + 1) & 2 ? -along : along, quadrant & 2 ? -across : across};
 }
 
-// Turns every pair by direction * angle; direction is 1 or -1.
-Tensor rotate(const Context& ctx, const Tensor& x_THD, const RopeAngles& angles, int direction) {
+// Turns every pair of the features from `first` on by direction * angle; direction is 1 or -1.
+Tensor rotate(const Context& ctx, const Tensor& x_THD, const RopeAngles& angles, int64_t first,
+              int direction) {
   const int64_t T = x_THD.dim(0), H = x_THD.dim(1), D = x_THD.dim(2);
   const int64_t num_pairs = angles.cos_TR.dim(1);
   const Tensor y_THD = ctx.empty(x_THD.shape(), x_THD.dtype());
@@ -83,8 +84,10 @@ Tensor rotate(const Context& ctx, const Tensor& x_THD, const RopeAngles& angles,
         const A* cos = angles.cos_TR.data<A>() + t * num_pairs;
         const A* sin = angles.sin_TR.data<A>() + t * num_pairs;
         for (int64_t h = 0; h < H; ++h) {
-          const E* x = x_THD.data<E>() + (t * H + h) * D;
-          E* y = y_THD.data<E>() + (t * H + h) * D;
+          const int64_t head = (t * H + h) * D;
+          const E* x = x_THD.data<E>() + head + first;
+          E* y = y_THD.data<E>() + head + first;
+          std::copy(x - first, x, y - first);
 #pragma GCC ivdep
           for (int64_t i = 0; i < num_pairs; ++i) {
             const A a = static_cast<A>(x[i]);
@@ -93,7 +96,7 @@ Tensor rotate(const Context& ctx, const Tensor& x_THD, const RopeAngles& angles,
             y[i] = static_cast<E>(a * cos[i] - b * s);
             y[i + num_pairs] = static_cast<E>(b * cos[i] + a * s);
           }
-          std::copy(x + 2 * num_pairs, x + D, y + 2 * num_pairs);
+          std::copy(x + 2 * num_pairs, x + D - first, y + 2 * num_pairs);
         }
       }
     });
@@ -105,11 +108,12 @@ struct RopeNode final : Node {
   struct Saved {
     RopeAngles angles;
   } saved;
+  int64_t first = 0;
 
   const char* name() const override { return "rope"; }
 
   void backward(Context& ctx) override {
-    input(0)->add(ctx, rotate(ctx, grad_output(ctx).contiguous(), saved.angles, -1));
+    input(0)->add(ctx, rotate(ctx, grad_output(ctx).contiguous(), saved.angles, first, -1));
   }
 
   void visit_saved(const SavedVisitor& visit) override {
@@ -151,21 +155,23 @@ RopeAngles rope_angles(const Context& ctx, const Tensor& positions_T, int64_t ro
   return angles;
 }
 
-Variable rope(Context& ctx, const Variable& x_THD, const RopeAngles& angles) {
-  LONGSHIP_CHECK(
-      x_THD.value().rank() == 3 && angles.cos_TR.rank() == 2 &&
-          angles.cos_TR.shape() == angles.sin_TR.shape() && angles.cos_TR.dim(0) == x_THD.dim(0) &&
-          2 * angles.cos_TR.dim(1) <= x_THD.dim(2) &&
-          angles.cos_TR.dtype() == accumulator_dtype(x_THD.dtype()),
-      "rope of {} {} by {} angles {}", dtype_name(x_THD.dtype()), shape_string(x_THD.shape()),
-      dtype_name(angles.cos_TR.dtype()), shape_string(angles.cos_TR.shape()));
+Variable rope(Context& ctx, const Variable& x_THD, const RopeAngles& angles, int64_t first) {
+  LONGSHIP_CHECK(x_THD.value().rank() == 3 && angles.cos_TR.rank() == 2 &&
+                     angles.cos_TR.shape() == angles.sin_TR.shape() &&
+                     angles.cos_TR.dim(0) == x_THD.dim(0) && first >= 0 &&
+                     first + 2 * angles.cos_TR.dim(1) <= x_THD.dim(2) &&
+                     angles.cos_TR.dtype() == accumulator_dtype(x_THD.dtype()),
+                 "rope of {} {} from feature {} by {} angles {}", dtype_name(x_THD.dtype()),
+                 shape_string(x_THD.shape()), first, dtype_name(angles.cos_TR.dtype()),
+                 shape_string(angles.cos_TR.shape()));
   std::unique_ptr<RopeNode> node;
   if (is_recording(ctx, {&x_THD})) {
     node = std::make_unique<RopeNode>();
     node->saved = {angles};
+    node->first = first;
   }
-  return record(ctx, "rope", rotate(ctx, x_THD.value().contiguous(), angles, 1), std::move(node),
-                {&x_THD});
+  return record(ctx, "rope", rotate(ctx, x_THD.value().contiguous(), angles, first, 1),
+                std::move(node), {&x_THD});
 }
 
 }  // namespace longship

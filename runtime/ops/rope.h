@@ -21,8 +21,8 @@ struct RopeAngles {
 RopeAngles rope_angles(const Context& ctx, const Tensor& positions_T, int64_t rotary_dim,
                        double theta, DType dtype);
 
-// x [T, H, D], rotated in fp32 (fp64), returned in x's dtype; features from R on pass through.
-// The backward is the rotation by the negative angle.
-Variable rope(Context& ctx, const Variable& x_THD, const RopeAngles& angles);
+// x [T, H, D] with its features [first, first + R) rotated in fp32 (fp64), returned in x's dtype;
+// the other features pass through. The backward is the rotation by the negative angle.
+Variable rope(Context& ctx, const Variable& x_THD, const RopeAngles& angles, int64_t first = 0);
 
 }  // namespace longship

@@ -93,6 +93,28 @@ TEST(Rope, EqualsItsDefinitionAndPassesTheRestThrough) {
     }
 }
 
+TEST(Rope, TurnsFeaturesInTheMiddleOfAHead) {
+  Context ctx;
+  const std::vector<int64_t> at = {3, 1000, 77};
+  const int64_t H = 2, D = 23, R = 6, first = 9;
+  const RopeAngles angles = rope_angles(ctx, positions(ctx, at), R, 100.0, DType::kF64);
+  const Tensor x = random_tensor(ctx, {3, H, D}, 1);
+  const Tensor y = rope(ctx, x, angles, first).value();
+  for (int64_t row = 0; row < 3 * H; ++row) {
+    const double* head = x.data<double>() + row * D;
+    const std::vector<double> middle =
+        rotated({head + first, head + first + R}, at[static_cast<size_t>(row / H)], R, 100.0);
+    for (int64_t d = 0; d < D; ++d) {
+      const bool turns = d >= first && d < first + R;
+      ASSERT_NEAR(y.data<double>()[row * D + d],
+                  turns ? middle[static_cast<size_t>(d - first)] : head[d], 1e-11)
+          << "row " << row << " feature " << d;
+    }
+  }
+  EXPECT_THROW(rope(ctx, x, angles, D - R + 1), Error);
+  EXPECT_THROW(rope(ctx, x, angles, -1), Error);
+}
+
 TEST(Rope, ScoresDependOnDistanceOnly) {
   Context ctx;
   const int64_t D = 64;
@@ -111,11 +133,11 @@ TEST(Rope, ScoresDependOnDistanceOnly) {
 }
 
 // Every dtype takes angles of its own accumulator dtype.
-testing::OpFunction turned(const std::vector<int64_t>& at, int64_t rotary_dim) {
+testing::OpFunction turned(const std::vector<int64_t>& at, int64_t rotary_dim, int64_t first = 0) {
   return [=](Context& ctx, const std::vector<Variable>& inputs) {
     const RopeAngles angles = rope_angles(ctx, positions(ctx, at), rotary_dim, 10000.0,
                                           accumulator_dtype(inputs[0].dtype()));
-    return std::vector<Variable>{rope(ctx, inputs[0], angles)};
+    return std::vector<Variable>{rope(ctx, inputs[0], angles, first)};
   };
 }
 
@@ -123,6 +145,7 @@ TEST(Rope, GradientsEqualCentralDifferences) {
   Context ctx;
   testing::check_gradients(turned({0, 3, 999'983}, 6), {random_tensor(ctx, {3, 2, 8}, 4)});
   testing::check_gradients(turned({5, 2}, 8), {random_tensor(ctx, {2, 1, 8}, 5)});
+  testing::check_gradients(turned({5, 2}, 4, 3), {random_tensor(ctx, {2, 3, 8}, 6)});
 }
 
 TEST(Rope, BackwardUndoesForward) {
