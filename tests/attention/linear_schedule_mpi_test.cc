@@ -1,6 +1,6 @@
-// Linear attention on any number of ranks, by every state schedule, against the recurrence in fp64.
+// Linear attention on any number of ranks, by every schedule, against the recurrence in fp64.
 // ranks: 1 2 3 4 8
-#include "attention/linear/linear_attention.h"
+#include "attention/linear/linear_schedule.h"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,6 @@
 
 #include "attention/linear/decay_kernel.h"
 #include "attention/linear/delta_kernel.h"
-#include "parallel/state_schedule.h"
 #include "runtime/random.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
@@ -69,7 +68,7 @@ LinearInput whole_input(Context& ctx, const Problem& problem) {
 }
 
 // Output and gradients of this rank's tokens, in the order of LinearGradients.
-std::vector<Tensor> run(const Problem& problem, const StateSchedule* schedule, DType dtype,
+std::vector<Tensor> run(const Problem& problem, const LinearSchedule& schedule, DType dtype,
                         const LinearInput& whole, const Tensor& whole_do_THV) {
   TapeContext recorded;
   Context& ctx = recorded.ctx;
@@ -88,7 +87,7 @@ std::vector<Tensor> run(const Problem& problem, const StateSchedule* schedule, D
   const DecayKernel decay;
   const LinearKernel& kernel =
       problem.has_delta_rule ? static_cast<const LinearKernel&>(delta) : decay;
-  const Variable o_THV = linear_attention(ctx, kernel, schedule, input, plan);
+  const Variable o_THV = schedule.attend(ctx, kernel, input, plan);
   std::vector<Tensor> results = {o_THV.value()};
   recorded.tape.backward(ctx, o_THV, plan.shard(ctx, whole_do_THV).to(dtype));
   for (const Variable* variable :
@@ -99,16 +98,16 @@ std::vector<Tensor> run(const Problem& problem, const StateSchedule* schedule, D
 
 struct Strategy {
   const char* name;
-  std::unique_ptr<StateSchedule> schedule;
+  std::unique_ptr<LinearSchedule> schedule;
 };
 
 // Made once: All-Scan splits a group off.
 const std::vector<Strategy>& strategies() {
   static const std::vector<Strategy> all = [] {
     std::vector<Strategy> made;
-    made.push_back({"lasp", make_lasp(world())});
-    made.push_back({"lasp2", make_lasp2(world())});
-    made.push_back({"zeco", make_zeco(world(), {.num_blocks = 3})});
+    made.push_back({"lasp", make_linear_carry(make_lasp(world()))});
+    made.push_back({"lasp2", make_linear_carry(make_lasp2(world()))});
+    made.push_back({"zeco", make_linear_carry(make_zeco(world(), {.num_blocks = 3}))});
     return made;
   }();
   return all;
@@ -130,7 +129,7 @@ std::vector<Problem> problems() {
   return all;
 }
 
-TEST(LinearAttention, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
+TEST(LinearSchedule, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
   const char* const names[] = {"o", "dq", "dk", "dv", "dgate", "dbeta"};
   for (const Problem& problem : problems()) {
     Context ctx;
@@ -150,8 +149,7 @@ TEST(LinearAttention, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
         SequencePlan::make(problem.cu_seqlens, problem.layout, world().size(), world().rank());
     for (const Strategy& strategy : strategies()) {
       for (DType dtype : {DType::kF64, DType::kF32}) {
-        const std::vector<Tensor> found =
-            run(problem, strategy.schedule.get(), dtype, whole, do_THV);
+        const std::vector<Tensor> found = run(problem, *strategy.schedule, dtype, whole, do_THV);
         for (size_t i = 0; i < found.size(); ++i) {
           ASSERT_EQ(found[i].defined(), expected[i].defined()) << names[i];
           if (!found[i].defined()) continue;
@@ -167,16 +165,15 @@ TEST(LinearAttention, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
   }
 }
 
-TEST(LinearAttention, RepeatsBitForBitAndSchedulesAgreeBitForBit) {
+TEST(LinearSchedule, RepeatsBitForBitAndSchedulesAgreeBitForBit) {
   Context ctx;
   const Problem problem{{0, 5, 290, 291, 300}, Layout::kZigzag, Gate::kScalar, true};
   const LinearInput whole = whole_input(ctx, problem);
   const Tensor do_THV = random_tensor(ctx, {300, kStateHeads, kValues}, 8);
   const std::vector<Tensor> first =
-      run(problem, strategies()[0].schedule.get(), DType::kF32, whole, do_THV);
+      run(problem, *strategies()[0].schedule, DType::kF32, whole, do_THV);
   for (const Strategy& strategy : strategies()) {
-    const std::vector<Tensor> again =
-        run(problem, strategy.schedule.get(), DType::kF32, whole, do_THV);
+    const std::vector<Tensor> again = run(problem, *strategy.schedule, DType::kF32, whole, do_THV);
     for (size_t i = 0; i < first.size(); ++i)
       EXPECT_EQ(
           std::memcmp(first[i].raw(), again[i].raw(), static_cast<size_t>(first[i].num_bytes())), 0)
@@ -184,7 +181,7 @@ TEST(LinearAttention, RepeatsBitForBitAndSchedulesAgreeBitForBit) {
   }
 }
 
-TEST(LinearAttention, TokenChangesOnlyLaterPositionsOfItsDocument) {
+TEST(LinearSchedule, TokenChangesOnlyLaterPositionsOfItsDocument) {
   const Problem problem{{0, 40, 160, 200}, Layout::kZigzag, Gate::kVector, true};
   constexpr int64_t kChanged = 75;  // in the second document
   Context ctx;
@@ -193,11 +190,11 @@ TEST(LinearAttention, TokenChangesOnlyLaterPositionsOfItsDocument) {
   const SequencePlan plan =
       SequencePlan::make(problem.cu_seqlens, problem.layout, world().size(), world().rank());
   for (const Strategy& strategy : strategies()) {
-    const Tensor before = run(problem, strategy.schedule.get(), DType::kF32, whole, do_THV)[0];
+    const Tensor before = run(problem, *strategy.schedule, DType::kF32, whole, do_THV)[0];
     LinearInput changed = whole;
     changed.v_THV = whole.v_THV.clone();
     changed.v_THV.data<double>()[kChanged * kStateHeads * kValues] += 1;
-    const Tensor after = run(problem, strategy.schedule.get(), DType::kF32, changed, do_THV)[0];
+    const Tensor after = run(problem, *strategy.schedule, DType::kF32, changed, do_THV)[0];
     for (const Segment& segment : plan.local_segments()) {
       for (int64_t i = 0; i < segment.length; ++i) {
         const int64_t token = segment.global_begin + i;

@@ -1,0 +1,43 @@
+// The short convolution of linear-attention layers: depthwise and causal over the tokens of a
+// document, on a sequence that ranks share.
+//
+//   y_t[c] = f(bias[c] + sum over j < W, of  weight[c][j] x_{t - (W - 1) + j}[c]),  f(z) = z or
+//   z sigmoid(z) (SiLU); tokens before the start of the document count as zero.
+//
+// The first W - 1 tokens of a segment that continues a document read rows of the ranks before it.
+// They travel as a halo, from several ranks where shards are shorter than that, while all other
+// rows are computed. The backward sends back the gradients of the first rows' sums, in the
+// accumulator dtype. Outputs and the gradients of x have the bits of one rank.
+#pragma once
+
+#include "parallel/group.h"
+#include "parallel/sequence_plan.h"
+#include "runtime/autograd/tape.h"
+
+namespace longship {
+
+// Shapes: T local tokens, C channels, W the width of the kernel, in [1, 16] (models use 4).
+struct ShortConvolutionInput {
+  Variable x_TC;  // fp32, bf16 or fp64
+  // Any floating dtype, used in the accumulator dtype; the last tap is the current token. Other
+  // systems keep it as `conv1d.weight` [C, 1, W] (PyTorch's Conv1d), the same elements in the same
+  // order.
+  Variable weight_CW;
+  Variable bias_C;  // undefined: none
+  bool silu = false;
+};
+
+// y [T, C] in x's dtype. The gradients of weight and bias are those of the local tokens, summed in
+// the accumulator dtype in an order that threads do not change; other ranks' parts are added with
+// those of all other weights. Collective over `sp`, whose plan this is. Shapes that do not fit
+// throw Error(kInternal).
+//
+// Let c be the number of segments on other ranks that continue a document within W - 1 tokens
+// behind rows of this rank: at most one on the contiguous layout, two on zigzag, where shards have
+// at least W - 1 tokens. Then a rank sends c (W - 1) C e bytes under "convolution.fwd", with e
+// bytes an element of x. Likewise c' (W - 1) C a under "convolution.bwd", with a bytes an element
+// of the accumulator, for the c' segments of this rank that continue a document of another.
+Variable short_convolution(Context& ctx, const Group& sp, const ShortConvolutionInput& input,
+                           const SequencePlan& plan);
+
+}  // namespace longship
