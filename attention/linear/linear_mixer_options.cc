@@ -1,0 +1,199 @@
+#include "attention/linear/linear_mixer_options.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "runtime/error.h"
+
+namespace longship {
+namespace {
+
+std::vector<LinearFamily> make_families() {
+  std::vector<LinearFamily> families;
+  auto add = [&](std::string_view name, std::string_view summary, LinearMixerOptions options) {
+    options.backend = name;
+    families.push_back({name, summary, std::move(options)});
+  };
+  add("lightning", "linear attention with a constant decay per head (MiniMax-01, arXiv 2501.08313)",
+      {.silu_qk = true,
+       .silu_v = true,
+       .scale = 1,
+       .gate = GateLaw::kConstant,
+       .decay = DecayLaw::kLightning,
+       .output_norm = OutputNorm::kFull,
+       .output_gate = OutputGate::kSigmoid});
+  add("retention", "RetNet's retention, with rotary positions (arXiv 2307.08621)",
+      {.rope_theta = 10000,
+       .gate = GateLaw::kConstant,
+       .decay = DecayLaw::kRetention,
+       .output_gate = OutputGate::kSilu});
+  add("simple_gla", "linear attention with a learned decay per head (arXiv 2312.06635)",
+      {.gate = GateLaw::kLogSigmoid, .gate_bias = true, .output_gate = OutputGate::kSilu});
+  add("mamba2", "state-space duality: decay, write and skip by step sizes (arXiv 2405.21060)",
+      {.num_key_heads = 1,
+       .conv_size = 4,
+       .conv_bias = true,
+       .silu_qk = true,
+       .silu_v = true,
+       .scale = 1,
+       .gate = GateLaw::kSoftplus,
+       .step_size = true,
+       .skip = true,
+       .output_norm = OutputNorm::kGroup,
+       .output_gate = OutputGate::kSilu,
+       .norm_before_gate = false});
+  add("gla", "gated linear attention: a learned decay per key (arXiv 2312.06635)",
+      {.gate = GateLaw::kLogSigmoid,
+       .gate_per_key = true,
+       .gate_rank = 16,
+       .gate_bias = true,
+       .output_gate = OutputGate::kSilu});
+  add("hgrn2", "keys tied to forget gates with a floor that rises by layer (arXiv 2404.07904)",
+      {.silu_qk = true,
+       .gate = GateLaw::kForget,
+       .gate_per_key = true,
+       .output_norm = OutputNorm::kFull});
+  add("delta_net", "the delta rule without decay (arXiv 2406.06484)",
+      {.conv_size = 4,
+       .silu_qk = true,
+       .silu_v = true,
+       .qk_norm = QkNorm::kL2,
+       .delta_rule = true});
+  add("gated_delta", "the delta rule with a decay per head (Qwen3-Next, arXiv 2412.06464)",
+      {.conv_size = 4,
+       .silu_qk = true,
+       .silu_v = true,
+       .qk_norm = QkNorm::kL2,
+       .gate = GateLaw::kSoftplus,
+       .rate_low = 0,
+       .delta_rule = true,
+       .norm_eps = 1e-6,
+       .output_gate = OutputGate::kSilu});
+  add("kda", "Kimi Delta Attention: the delta rule with a decay per key (arXiv 2510.26692)",
+      {.conv_size = 4,
+       .silu_qk = true,
+       .silu_v = true,
+       .qk_norm = QkNorm::kL2,
+       .gate = GateLaw::kSoftplus,
+       .gate_per_key = true,
+       .gate_rank = LinearMixerOptions::kRankOfHead,
+       .delta_rule = true,
+       .output_gate = OutputGate::kSigmoid,
+       .output_gate_rank = LinearMixerOptions::kRankOfHead,
+       .output_gate_bias = true});
+  add("based", "the softmax's Taylor series to second order as linear attention (arXiv 2402.18668)",
+      {.taylor_map = true, .normalized = true, .output_norm = OutputNorm::kNone});
+  return families;
+}
+
+}  // namespace
+
+std::span<const LinearFamily> linear_families() {
+  static const std::vector<LinearFamily> families = make_families();
+  return families;
+}
+
+LinearMixerOptions LinearMixerOptions::for_backend(std::string_view name) {
+  std::vector<std::string_view> names;
+  for (const LinearFamily& family : linear_families()) {
+    if (family.name == name) return family.options;
+    names.push_back(family.name);
+  }
+  throw Error(ErrorCode::kConfig, {.what = "unknown linear attention",
+                                   .expected = fmt::format("one of: {}", fmt::join(names, ", ")),
+                                   .found = fmt::format("`{}`", name)});
+}
+
+std::vector<std::string> LinearMixerOptions::problems() const {
+  std::vector<std::string> found;
+  auto require = [&](bool holds, std::string problem) {
+    if (!holds) found.push_back(std::move(problem));
+  };
+  auto is_rank = [](int64_t rank) { return rank >= 0 || rank == kRankOfHead; };
+  const auto families = linear_families();
+  require(std::any_of(families.begin(), families.end(),
+                      [&](const LinearFamily& family) { return family.name == backend; }),
+          fmt::format("backend `{}` is not of the linear family", backend));
+  require(hidden_size > 0, fmt::format("hidden_size {} is not positive", hidden_size));
+  require(num_heads > 0, fmt::format("num_heads {} is not positive", num_heads));
+  require(key_heads() > 0 && num_heads % key_heads() == 0,
+          fmt::format("num_key_heads {} does not divide num_heads {}", key_heads(), num_heads));
+  require(key_size > 0, fmt::format("key_size {} is not positive", key_size));
+  require(value_size > 0, fmt::format("value_size {} is not positive", value_size));
+
+  require(conv_size >= 0, fmt::format("conv_size {} is negative", conv_size));
+  require(!conv_bias || conv_size > 0, "conv_bias without a convolution");
+  require(rope_theta >= 0 && std::isfinite(rope_theta),
+          fmt::format("rope_theta {} is neither 0 nor positive", rope_theta));
+  const int64_t rotated = rotary_dim == 0 ? key_size : rotary_dim;
+  require(rope_theta == 0 || (rotated > 0 && rotated <= key_size && rotated % 2 == 0),
+          fmt::format("rotary_dim {} is not an even number up to key_size {}", rotated, key_size));
+  require(!normalized || (taylor_map && gate == GateLaw::kNone && !delta_rule),
+          "normalized needs taylor_map, whose weights are positive, without decay and delta rule");
+  require(scale >= 0 && std::isfinite(scale),
+          fmt::format("scale {} is neither 0 nor positive", scale));
+
+  require(!gate_per_key || (gate != GateLaw::kNone && gate != GateLaw::kConstant),
+          "gate_per_key without a learned gate");
+  require(!(gate_per_key && taylor_map), "gate_per_key cannot follow the features of taylor_map");
+  require(is_rank(gate_rank), fmt::format("gate_rank {} is negative", gate_rank));
+  require(gate != GateLaw::kLogSigmoid || (gate_normalizer > 0 && std::isfinite(gate_normalizer)),
+          fmt::format("gate_normalizer {} is not positive", gate_normalizer));
+  require(gate != GateLaw::kBounded || (gate_lower_bound < 0 && std::isfinite(gate_lower_bound)),
+          fmt::format("gate_lower_bound {} is not negative", gate_lower_bound));
+  require(rate_low >= 0 && rate_high >= rate_low && rate_high > 0 && std::isfinite(rate_high),
+          fmt::format("rates from {} to {} are no range of positive numbers", rate_low, rate_high));
+  if (gate == GateLaw::kForget) {
+    require(forget_floor == -1 || (forget_floor >= 0 && forget_floor < 1),
+            fmt::format("forget_floor {} is neither -1 nor in [0, 1)", forget_floor));
+    require(gate_per_key, "keys tied to the forget gate need gate_per_key");
+    require(key_heads() == num_heads,
+            fmt::format("keys tied to the forget gate need as many key heads as heads, not {}",
+                        key_heads()));
+    require(qk_norm == QkNorm::kNone && rope_theta == 0,
+            "keys tied to the forget gate take neither qk_norm nor RoPE");
+  }
+  require(max_beta > 0 && max_beta <= 2, fmt::format("max_beta {} is not in (0, 2]", max_beta));
+  require(!step_size || (gate == GateLaw::kSoftplus && !gate_per_key),
+          "step_size needs the softplus gate per head");
+
+  require(norm_eps > 0, fmt::format("norm_eps {} is not positive", norm_eps));
+  require(is_rank(output_gate_rank),
+          fmt::format("output_gate_rank {} is negative", output_gate_rank));
+  require(norm_before_gate || output_norm == OutputNorm::kNone || output_gate != OutputGate::kNone,
+          "a norm after the gate needs an output gate");
+  require(init_std >= 0, fmt::format("init_std {} is negative", init_std));
+  require(num_layers > 0, fmt::format("num_layers {} is not positive", num_layers));
+  require(layer_index >= 0 && layer_index < num_layers,
+          fmt::format("layer_index {} is not below num_layers {}", layer_index, num_layers));
+  return found;
+}
+
+double LinearMixerOptions::kernel_scale() const {
+  if (scale != 0) return scale;
+  return taylor_map ? 1 : 1 / std::sqrt(static_cast<double>(key_size));
+}
+
+std::vector<double> LinearMixerOptions::constant_log_decays() const {
+  const double depth =
+      static_cast<double>(layer_index) / (static_cast<double>(num_layers) - 1 + 1e-5);
+  std::vector<double> log_decays;
+  for (int64_t h = 0; h < num_heads; ++h) {
+    const double slope =
+        std::exp2(-8 * static_cast<double>(h + 1) / static_cast<double>(num_heads));
+    switch (decay) {
+      case DecayLaw::kAlibi:
+        log_decays.push_back(-slope);
+        break;
+      case DecayLaw::kLightning:
+        log_decays.push_back(-slope * (1 - depth + 1e-5));
+        break;
+      case DecayLaw::kRetention:
+        log_decays.push_back(std::log1p(-std::exp2(-5 - static_cast<double>(h))));
+        break;
+    }
+  }
+  return log_decays;
+}
+
+}  // namespace longship
