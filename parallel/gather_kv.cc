@@ -1,10 +1,33 @@
-#include "parallel/gather_kv.h"
-
+// "gather_kv": all-gather of keys and values by groups of KV heads (Llama 3, Dubey et al. 2024,
+// arXiv 2407.21783, section 3.3.2; the softmax layers of LASP-2H, Sun et al. 2025, arXiv
+// 2502.07563).
+//
+// Every rank gathers the keys and values that its queries see, of one group of KV heads at a time,
+// and attends over them in one block: nothing is merged, so that o is as exact as on one rank, and
+// on the contiguous layout without a window it has the same bits. The next group is on its way
+// while the present one is used. The backward gathers again and sends each key's gradients, in the
+// accumulator dtype, back to its owner, which adds them in ascending rank order while the next
+// group is computed.
+//
+// From rank p, rank r gets the smallest range of rows that covers all keys its queries see:
+// n(r, p) = Visibility::between(r, p).keys.count. Of one document that is nothing for p > r on the
+// contiguous layout, and half of the rows of p > r on the zigzag layout. With e bytes an element
+// and g of the accumulator (4; 8), rank r sends
+//   "gather_kv.fwd"  sum over p != r of  n(p, r) K (D + V) e
+//   "gather_kv.bwd"  sum over p != r of  n(p, r) K (D + V) e  +  n(r, p) K (D + V) g
+// however the heads are grouped.
+//
+// Memory beside inputs and output, for groups of h KV heads (c = h H / K query heads), N the sum
+// over p of n(r, p) and s the local tokens: keys and values of two groups, 2 N h (D + V) e, what is
+// being sent, s h (D + V) e, and q and o of one group, s c (D e + V g); in the backward also the
+// gradients of two groups of keys, 2 N h (D + V) g, what arrives, at most P s h (D + V) g, and dq,
+// dk and dv of all heads in the accumulator dtype. Groups of one head bound it best and hide most;
+// larger ones make longer messages.
 #include <algorithm>
 
+#include "parallel/gathered_keys.h"
 #include "parallel/resident_schedule.h"
 #include "parallel/ulysses.h"
-#include "runtime/ops/accumulate.h"
 #include "runtime/ops/softmax_delta.h"
 
 namespace longship {
@@ -19,107 +42,42 @@ Tensor heads(const Tensor& x_THX, HeadRange span) {
   return x_THX.slice(1, span.begin, span.count);
 }
 
-// What this rank sends to whom and gets from whom, the same for every group of heads.
+// The traffic of any group of heads, and what its queries see of the gathered keys.
 class KeyValueTraffic {
  public:
-  KeyValueTraffic(const Group& sp, const SequencePlan& plan, const AttentionShape& shape,
-                  int64_t window)
-      : sp_(sp),
-        plan_(plan),
-        shape_(shape),
-        visibility_(plan, window),
-        keys_(GatheredKeys::of(plan, visibility_)),
-        mask_(causal_document_mask(plan.local_segments(), keys_.segments, window)) {}
+  KeyValueTraffic(const Group& sp, const ResidentAttention& call)
+      : shape_(call.shape),
+        traffic_(sp, call.plan, Visibility(call.plan, call.window)),
+        mask_(causal_document_mask(call.plan.local_segments(), traffic_.keys().segments,
+                                   call.window)) {}
 
   const BlockMask& mask() const { return mask_; }
 
   // Room for the rows gathered of `num_heads` KV heads.
   KeyValue gathered(const Context& ctx, int64_t num_heads, DType dtype) const {
-    return room(ctx, keys_.num_rows, num_heads, dtype);
-  }
-
-  // Starts the gather of local keys and values into `into`.
-  Work gather(std::string_view label, const KeyValue& local, const KeyValue& into) const {
-    std::vector<P2P> batch;
-    for (int peer = 0; peer < plan_.num_ranks(); ++peer) {
-      const KeyValue part = part_of(into, peer);
-      if (peer == plan_.rank()) {
-        part.k_SKD.copy_from(local.k_SKD);
-        part.v_SKV.copy_from(local.v_SKV);
-        continue;
-      }
-      add(batch, P2P::Kind::kSend, peer, rows_of(local, seen_by(peer)));
-      add(batch, P2P::Kind::kReceive, peer, part);
-    }
-    return sp_.exchange(label, std::move(batch));
-  }
-
-  // Gradients of gathered keys on the way to their owners.
-  struct Return {
-    KeyValue gradients;             // of the gathered rows; this rank's own among them
-    std::vector<KeyValue> arrived;  // by rank that computed them; undefined for this rank
-    Work work;
-  };
-
-  Return start_return(const Context& ctx, std::string_view label, KeyValue gradients) const {
-    Return back{.gradients = std::move(gradients),
-                .arrived = std::vector<KeyValue>(static_cast<size_t>(plan_.num_ranks())),
-                .work = {}};
-    std::vector<P2P> batch;
-    const Tensor& dk_SKD = back.gradients.k_SKD;
-    for (int peer = 0; peer < plan_.num_ranks(); ++peer) {
-      if (peer == plan_.rank()) continue;
-      KeyValue& arriving = back.arrived[static_cast<size_t>(peer)];
-      arriving = room(ctx, seen_by(peer).count, dk_SKD.dim(1), dk_SKD.dtype());
-      add(batch, P2P::Kind::kSend, peer, part_of(back.gradients, peer));
-      add(batch, P2P::Kind::kReceive, peer, arriving);
-    }
-    back.work = sp_.exchange(label, std::move(batch));
-    return back;
-  }
-
-  // Adds to `sums`, all local rows of the same heads, what every rank returns, in rank order.
-  void finish_return(const Context& ctx, Return back, const KeyValue& sums) const {
-    back.work.wait();
-    for (int peer = 0; peer < plan_.num_ranks(); ++peer) {
-      const KeyValue part = peer == plan_.rank() ? part_of(back.gradients, peer)
-                                                 : back.arrived[static_cast<size_t>(peer)];
-      const KeyValue into = rows_of(sums, seen_by(peer));
-      accumulate(ctx, into.k_SKD, part.k_SKD);
-      accumulate(ctx, into.v_SKV, part.v_SKV);
-    }
-  }
-
- private:
-  KeyValue room(const Context& ctx, int64_t num_rows, int64_t num_heads, DType dtype) const {
+    const int64_t num_rows = traffic_.keys().num_rows;
     return {ctx.empty({num_rows, num_heads, shape_.head_size}, dtype),
             ctx.empty({num_rows, num_heads, shape_.value_size}, dtype)};
   }
 
-  static KeyValue rows_of(const KeyValue& kv, RowRange rows) {
-    return {kv.k_SKD.slice(0, rows.begin, rows.count), kv.v_SKV.slice(0, rows.begin, rows.count)};
+  Work gather(std::string_view label, const KeyValue& local, const KeyValue& into) const {
+    return traffic_.gather(label, {local.k_SKD, local.v_SKV}, {into.k_SKD, into.v_SKV});
   }
 
-  // Local rows whose keys `peer` gathers.
-  RowRange seen_by(int peer) const { return visibility_.between(peer, plan_.rank()).keys; }
-
-  // The rows of a gathered tensor that come from `peer`.
-  KeyValue part_of(const KeyValue& gathered, int peer) const {
-    const GatheredKeys::Part& part = keys_.parts[static_cast<size_t>(peer)];
-    return rows_of(gathered, {part.first_row, part.rows.count});
+  KeyTraffic::Return start_return(const Context& ctx, std::string_view label,
+                                  KeyValue gradients) const {
+    return traffic_.start_return(ctx, label,
+                                 {std::move(gradients.k_SKD), std::move(gradients.v_SKV)});
   }
 
-  static void add(std::vector<P2P>& batch, P2P::Kind kind, int peer, const KeyValue& kv) {
-    if (kv.k_SKD.dim(0) == 0) return;  // both sides know
-    batch.push_back({kind, peer, kv.k_SKD});
-    batch.push_back({kind, peer, kv.v_SKV});
+  // Adds to `sums`, all local rows of the same heads.
+  void finish_return(const Context& ctx, KeyTraffic::Return back, const KeyValue& sums) const {
+    traffic_.finish_return(ctx, std::move(back), {sums.k_SKD, sums.v_SKV});
   }
 
-  const Group& sp_;
-  const SequencePlan& plan_;
+ private:
   const AttentionShape& shape_;
-  Visibility visibility_;
-  GatheredKeys keys_;
+  KeyTraffic traffic_;
   BlockMask mask_;
 };
 
@@ -205,7 +163,7 @@ class GatherKvPasses final : public ResidentPasses {
 
 SoftmaxBlockOutput GatherKvPasses::forward(Context& ctx, const ResidentAttention& call) const {
   const AttentionShape& shape = call.shape;
-  const KeyValueTraffic traffic(sp(), call.plan, shape, call.window);
+  const KeyValueTraffic traffic(sp(), call);
   const SoftmaxBlockOutput all = {
       ctx.empty({shape.num_tokens, shape.num_heads, shape.value_size}, shape.dtype),
       ctx.empty({shape.num_tokens, shape.num_heads}, shape.accumulator)};
@@ -224,12 +182,12 @@ ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention
   constexpr std::string_view kLabel = "gather_kv.bwd";
   const DType sums = call.shape.accumulator;
   const SoftmaxBlockInput& local = call.input;
-  const KeyValueTraffic traffic(sp(), call.plan, call.shape, call.window);
+  const KeyValueTraffic traffic(sp(), call);
   const Tensor delta_TH = softmax_delta(ctx, output.o_THV, do_THV);
   Tensor dq_THD = ctx.empty(local.q_THD.shape(), sums);
   KeyValue home = {ctx.zeros(local.k_SKD.shape(), sums), ctx.zeros(local.v_SKV.shape(), sums)};
 
-  KeyValueTraffic::Return back;
+  KeyTraffic::Return back;
   HeadRange returning;  // of `back`
   auto finish_return = [&] {
     if (returning.count == 0) return;
@@ -260,33 +218,6 @@ ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention
 }
 
 }  // namespace
-
-GatheredKeys GatheredKeys::of(const SequencePlan& plan, const Visibility& visibility) {
-  GatheredKeys keys;
-  std::vector<Segment> held;
-  for (int peer = 0; peer < plan.num_ranks(); ++peer) {
-    const RowRange rows = visibility.between(plan.rank(), peer).keys;
-    for (Segment& segment : segments_in(plan.segments(peer), rows)) {
-      segment.slot += keys.num_rows;
-      held.push_back(segment);
-    }
-    keys.parts.push_back({keys.num_rows, rows});
-    keys.num_rows += rows.count;
-  }
-  std::ranges::sort(held, {}, &Segment::global_begin);
-  for (const Segment& next : held) {
-    if (!keys.segments.empty()) {
-      Segment& last = keys.segments.back();
-      if (last.document == next.document && last.position + last.length == next.position &&
-          last.slot + last.length == next.slot) {
-        last.length += next.length;
-        continue;
-      }
-    }
-    keys.segments.push_back(next);
-  }
-  return keys;
-}
 
 std::unique_ptr<SoftmaxSchedule> make_gather_kv(Group sp, const SoftmaxBlock& kernel,
                                                 int64_t heads_per_group) {
