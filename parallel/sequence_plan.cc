@@ -64,6 +64,13 @@ std::string_view layout_name(Layout layout) {
   return layout == Layout::kZigzag ? "zigzag" : "contiguous";
 }
 
+std::vector<Segment> joined(std::vector<Segment> segments) {
+  std::ranges::sort(segments, {}, &Segment::global_begin);
+  std::vector<Segment> joined;
+  for (const Segment& segment : segments) append(joined, segment);
+  return joined;
+}
+
 SequencePlan SequencePlan::make(std::vector<int64_t> cu_seqlens, Layout layout, int num_ranks,
                                 int rank) {
   check_cu_seqlens(cu_seqlens);
@@ -102,11 +109,7 @@ std::vector<Segment> SequencePlan::gathered_segments() const {
     }
     first_row += num_tokens(peer);
   }
-  std::sort(shifted.begin(), shifted.end(),
-            [](const Segment& a, const Segment& b) { return a.global_begin < b.global_begin; });
-  std::vector<Segment> joined;
-  for (const Segment& segment : shifted) append(joined, segment);
-  return joined;
+  return joined(std::move(shifted));
 }
 
 Tensor SequencePlan::positions(const Context& ctx) const {

@@ -30,6 +30,10 @@ struct Segment {
   bool operator==(const Segment&) const = default;
 };
 
+// Segments in batch order, in which pieces that lie end to end both in a document and in their rows
+// are one.
+std::vector<Segment> joined(std::vector<Segment> segments);
+
 // A packed batch is `num_documents` documents laid end to end: document d is the tokens
 // [cu_seqlens[d], cu_seqlens[d+1]). Documents have any length >= 0; shards may be uneven and even
 // empty: chunk i of n is [S*i/n, S*(i+1)/n), rounded down. A plan is a value; it is the same on

@@ -3,34 +3,11 @@
 #include <algorithm>
 
 #include "parallel/resident_schedule.h"
-#include "runtime/ops/accumulate.h"
 #include "runtime/ops/merge_partials.h"
 #include "runtime/ops/softmax_delta.h"
 
 namespace longship {
 namespace {
-
-using Rows = TokenRingWalk::Rows;
-
-Rows slice(const Rows& tensors, int64_t begin, int64_t count) {
-  Rows parts;
-  for (const Tensor& tensor : tensors) parts.push_back(tensor.slice(0, begin, count));
-  return parts;
-}
-
-Rows room_like(const Context& ctx, const Rows& tensors, int64_t num_rows) {
-  Rows room;
-  for (const Tensor& tensor : tensors) {
-    Shape shape = tensor.shape();
-    shape[0] = num_rows;
-    room.push_back(ctx.empty(std::move(shape), tensor.dtype()));
-  }
-  return room;
-}
-
-void add(std::vector<P2P>& batch, P2P::Kind kind, int peer, const Rows& tensors) {
-  for (const Tensor& tensor : tensors) batch.push_back({kind, peer, tensor});
-}
 
 class TokenRingPasses final : public ResidentPasses {
  public:
@@ -38,17 +15,18 @@ class TokenRingPasses final : public ResidentPasses {
       : ResidentPasses("token_ring", std::move(sp), kernel) {}
 
   SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const override {
-    auto compute = [&](const Rows& queries, const BlockMask& mask) -> Rows {
+    auto compute = [&](const TensorRows& queries, const BlockMask& mask) -> TensorRows {
       SoftmaxBlockInput block = call.input;
       block.q_THD = queries[0];
       const SoftmaxBlockOutput part = kernel().forward(ctx, block, mask);
       return {part.o_THV, part.lse_TH};
     };
-    const Rows merged = TokenRingWalk(sp(), call.plan, call.window)
-                            .run(ctx, "token_ring.fwd", {call.input.q_THD}, compute,
-                                 [&](const Rows& home, const Rows& arrived) {
-                                   merge_partials(ctx, home[0], home[1], arrived[0], arrived[1]);
-                                 });
+    const TensorRows merged =
+        TokenRingWalk(sp(), call.plan, call.window)
+            .run(ctx, "token_ring.fwd", {call.input.q_THD}, compute,
+                 [&](const TensorRows& home, const TensorRows& arrived) {
+                   merge_partials(ctx, home[0], home[1], arrived[0], arrived[1]);
+                 });
     return {merged[0], merged[1]};
   }
 
@@ -59,7 +37,7 @@ class TokenRingPasses final : public ResidentPasses {
     const SoftmaxBlockInput& local = call.input;
     const Tensor dk_TKD = ctx.zeros(local.k_SKD.shape(), sums);
     const Tensor dv_TKV = ctx.zeros(local.v_SKV.shape(), sums);
-    auto compute = [&](const Rows& queries, const BlockMask& mask) -> Rows {
+    auto compute = [&](const TensorRows& queries, const BlockMask& mask) -> TensorRows {
       SoftmaxBlockInput block = local;
       block.q_THD = queries[0];
       const Tensor dq_THD = ctx.zeros(block.q_THD.shape(), sums);
@@ -72,12 +50,12 @@ class TokenRingPasses final : public ResidentPasses {
                          .dv_SKV = dv_TKV});
       return {dq_THD};
     };
-    const Rows dq =
+    const TensorRows dq =
         TokenRingWalk(sp(), call.plan, call.window)
             .run(ctx, "token_ring.bwd",
                  {local.q_THD, do_THV, output.lse_TH, softmax_delta(ctx, output.o_THV, do_THV)},
-                 compute, [&](const Rows& home, const Rows& arrived) {
-                   accumulate(ctx, home[0], arrived[0]);
+                 compute, [&](const TensorRows& home, const TensorRows& arrived) {
+                   accumulate(ctx, home, arrived);
                  });
     return {dq[0], dk_TKD, dv_TKV};
   }
@@ -122,31 +100,32 @@ TokenRingWalk::Parcel TokenRingWalk::pass_on(const Context& ctx, int step, const
   if (step == num_steps_) return {};
   const RowRange moving = travelling(peer(step), step + 1);
   if (moving.count > 0)
-    add(batch, P2P::Kind::kSend, peer(-1),
-        slice(present.tensors, moving.begin - present.rows.begin, moving.count));
+    add_send(batch, peer(-1),
+             slice(present.tensors, {moving.begin - present.rows.begin, moving.count}));
   const RowRange rows = travelling(peer(step + 1), step + 1);
-  Parcel next = {rows, room_like(ctx, present.tensors, rows.count)};
-  if (rows.count > 0) add(batch, P2P::Kind::kReceive, peer(+1), next.tensors);
+  Parcel next = {rows, empty_like(ctx, present.tensors, rows.count)};
+  if (rows.count > 0) add_receive(batch, peer(+1), next.tensors);
   return next;
 }
 
 // Adds to `batch` that `leaving`, computed at a step, goes to the owner of its queries, and what
 // was computed at that step for the own queries arrives. Returns the arriving parcel.
 TokenRingWalk::Parcel TokenRingWalk::give_back(const Context& ctx, int step, const Parcel& leaving,
-                                               const Rows& home, std::vector<P2P>& batch) const {
-  if (leaving.rows.count > 0) add(batch, P2P::Kind::kSend, peer(step), leaving.tensors);
+                                               const TensorRows& home,
+                                               std::vector<P2P>& batch) const {
+  if (leaving.rows.count > 0) add_send(batch, peer(step), leaving.tensors);
   const RowRange rows = computed(plan_.rank(), peer(-step));
   if (rows.count == 0) return {};
-  Parcel arriving = {rows, room_like(ctx, home, rows.count)};
-  add(batch, P2P::Kind::kReceive, peer(-step), arriving.tensors);
+  Parcel arriving = {rows, empty_like(ctx, home, rows.count)};
+  add_receive(batch, peer(-step), arriving.tensors);
   return arriving;
 }
 
-TokenRingWalk::Rows TokenRingWalk::run(Context& ctx, std::string_view label, const Rows& own,
-                                       const Compute& compute, const Join& join) const {
+TensorRows TokenRingWalk::run(Context& ctx, std::string_view label, const TensorRows& own,
+                              const Compute& compute, const Join& join) const {
   Parcel present = {{0, plan_.num_local_tokens()}, own};
   Parcel leaving;
-  Rows home;
+  TensorRows home;
   // One step more than there are blocks, for the last ones to come home.
   for (int step = 0; step <= num_steps_ + 1; ++step) {
     std::vector<P2P> batch;
@@ -157,11 +136,10 @@ TokenRingWalk::Rows TokenRingWalk::run(Context& ctx, std::string_view label, con
     if (step <= num_steps_) part.rows = computed(peer(step), plan_.rank());
     if (step == 0 || part.rows.count > 0)
       part.tensors =
-          compute(slice(present.tensors, part.rows.begin - present.rows.begin, part.rows.count),
+          compute(slice(present.tensors, {part.rows.begin - present.rows.begin, part.rows.count}),
                   mask(peer(step)));
     work.wait();
-    if (arriving.rows.count > 0)
-      join(slice(home, arriving.rows.begin, arriving.rows.count), arriving.tensors);
+    if (arriving.rows.count > 0) join(slice(home, arriving.rows), arriving.tensors);
     if (step == 0)
       home = std::move(part.tensors);
     else

@@ -30,6 +30,7 @@
 
 #include "parallel/group.h"
 #include "parallel/softmax_block.h"
+#include "parallel/tensor_rows.h"
 #include "parallel/visible_rows.h"
 #include "runtime/context.h"
 
@@ -38,12 +39,10 @@ namespace longship {
 // The walk of queries round the ranks, the same for outputs and for gradients.
 class TokenRingWalk {
  public:
-  // Tensors about the same queries, which are the rows of dim 0.
-  using Rows = std::vector<Tensor>;
   // What these queries get from the local keys.
-  using Compute = std::function<Rows(const Rows& queries, const BlockMask& mask)>;
+  using Compute = std::function<TensorRows(const TensorRows& queries, const BlockMask& mask)>;
   // Joins what another rank computed for some of the own queries into what there is for them.
-  using Join = std::function<void(const Rows& home, const Rows& arrived)>;
+  using Join = std::function<void(const TensorRows& home, const TensorRows& arrived)>;
 
   // `sp` and `plan` must outlive the walk.
   TokenRingWalk(const Group& sp, const SequencePlan& plan, int64_t window);
@@ -53,13 +52,13 @@ class TokenRingWalk {
 
   // Sends `own`, what is known of the local queries, round the ranks and computes for others.
   // Returns the joined results for the local queries.
-  Rows run(Context& ctx, std::string_view label, const Rows& own, const Compute& compute,
-           const Join& join) const;
+  TensorRows run(Context& ctx, std::string_view label, const TensorRows& own,
+                 const Compute& compute, const Join& join) const;
 
  private:
   struct Parcel {
     RowRange rows;  // of the owner of the queries
-    Rows tensors;
+    TensorRows tensors;
   };
 
   int peer(int distance) const;
@@ -70,7 +69,7 @@ class TokenRingWalk {
   BlockMask mask(int owner) const;
   Parcel pass_on(const Context& ctx, int step, const Parcel& present,
                  std::vector<P2P>& batch) const;
-  Parcel give_back(const Context& ctx, int step, const Parcel& leaving, const Rows& home,
+  Parcel give_back(const Context& ctx, int step, const Parcel& leaving, const TensorRows& home,
                    std::vector<P2P>& batch) const;
 
   const Group& sp_;

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "parallel/softmax_block.h"
-
 namespace longship {
 namespace {
 
@@ -11,8 +9,28 @@ RowRange between_rows(int64_t begin, int64_t end) {
   return {begin, end - begin};
 }
 
-// The rows of a rectangle whose queries see a key of it, and whose keys a query of it sees.
-VisibleRows visible_of(const MaskPiece& piece, int64_t window) {
+}  // namespace
+
+RowRange cover(RowRange a, RowRange b) {
+  if (a.count == 0) return b;
+  if (b.count == 0) return a;
+  return between_rows(std::min(a.begin, b.begin), std::max(a.end(), b.end()));
+}
+
+std::vector<RowRange> joined(std::vector<RowRange> ranges) {
+  std::ranges::sort(ranges, {}, &RowRange::begin);
+  std::vector<RowRange> apart;
+  for (RowRange next : ranges) {
+    if (next.count == 0) continue;
+    if (!apart.empty() && next.begin <= apart.back().end())
+      apart.back() = cover(apart.back(), next);
+    else
+      apart.push_back(next);
+  }
+  return apart;
+}
+
+VisibleRows visible_rows(const MaskPiece& piece, int64_t window) {
   const int64_t ahead = piece.q_position - piece.k_position;  // of the first key
   VisibleRows rows;
   const int64_t q_end =
@@ -25,17 +43,10 @@ VisibleRows visible_of(const MaskPiece& piece, int64_t window) {
   return rows;
 }
 
-}  // namespace
-
-RowRange cover(RowRange a, RowRange b) {
-  if (a.count == 0) return b;
-  if (b.count == 0) return a;
-  return between_rows(std::min(a.begin, b.begin), std::max(a.end(), b.end()));
-}
-
 Visibility::Visibility(const SequencePlan& plan, int64_t window)
     : num_ranks_(plan.num_ranks()),
-      pairs_(static_cast<size_t>(num_ranks_) * static_cast<size_t>(num_ranks_)) {
+      pairs_(static_cast<size_t>(num_ranks_) * static_cast<size_t>(num_ranks_)),
+      keys_(pairs_.size()) {
   // All ranks' rows one after the other.
   std::vector<Segment> segments;
   std::vector<int64_t> end_row;
@@ -51,14 +62,16 @@ Visibility::Visibility(const SequencePlan& plan, int64_t window)
   auto to_local = [&](RowRange& rows) {
     const auto rank = std::upper_bound(end_row.begin(), end_row.end(), rows.begin);
     if (rank != end_row.begin()) rows.begin -= *(rank - 1);
-    return rank - end_row.begin();
+    return static_cast<int>(rank - end_row.begin());
   };
   for (const MaskPiece& piece : causal_document_mask(segments, segments, window).pieces) {
-    VisibleRows rows = visible_of(piece, window);
-    const auto query_rank = to_local(rows.queries), key_rank = to_local(rows.keys);
-    VisibleRows& pair = pairs_[static_cast<size_t>(query_rank * num_ranks_ + key_rank)];
-    pair = {cover(pair.queries, rows.queries), cover(pair.keys, rows.keys)};
+    VisibleRows rows = visible_rows(piece, window);
+    const int query_rank = to_local(rows.queries), key_rank = to_local(rows.keys);
+    VisibleRows& whole = pairs_[pair(query_rank, key_rank)];
+    whole = {cover(whole.queries, rows.queries), cover(whole.keys, rows.keys)};
+    keys_[pair(query_rank, key_rank)].push_back(rows.keys);
   }
+  for (std::vector<RowRange>& ranges : keys_) ranges = joined(std::move(ranges));
 }
 
 std::vector<Segment> segments_in(std::span<const Segment> segments, RowRange rows) {

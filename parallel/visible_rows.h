@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "parallel/sequence_plan.h"
+#include "parallel/softmax_block.h"
 
 namespace longship {
 
@@ -19,12 +20,18 @@ struct RowRange {
 // The smallest range that covers both; a range of no rows adds nothing.
 RowRange cover(RowRange a, RowRange b);
 
+// The same rows as ranges that ascend and do not touch; ranges of no rows are left out.
+std::vector<RowRange> joined(std::vector<RowRange> ranges);
+
 // Local rows (slots) of a rank whose queries and of a rank whose keys meet. Each is the smallest
 // range that covers them; both count 0 when the mask hides all keys.
 struct VisibleRows {
   RowRange queries, keys;
   bool empty() const { return keys.count == 0; }
 };
+
+// The rows of a rectangle whose queries see a key of it, and whose keys a query of it sees.
+VisibleRows visible_rows(const MaskPiece& piece, int64_t window);
 
 // Of every pair of ranks, under the causal rule within documents and a sliding window (0: none).
 class Visibility {
@@ -33,12 +40,21 @@ class Visibility {
 
   // Queries on one rank, keys on the other (or the same).
   const VisibleRows& between(int query_rank, int key_rank) const {
-    return pairs_[static_cast<size_t>(query_rank * num_ranks_ + key_rank)];
+    return pairs_[pair(query_rank, key_rank)];
+  }
+  // Exactly the rows of `key_rank` whose keys some query of `query_rank` sees; joined().
+  const std::vector<RowRange>& keys(int query_rank, int key_rank) const {
+    return keys_[pair(query_rank, key_rank)];
   }
 
  private:
+  size_t pair(int query_rank, int key_rank) const {
+    return static_cast<size_t>(query_rank * num_ranks_ + key_rank);
+  }
+
   int num_ranks_;
   std::vector<VisibleRows> pairs_;
+  std::vector<std::vector<RowRange>> keys_;
 };
 
 // The parts of segments that lie in `rows`; slots count from the first of these rows.

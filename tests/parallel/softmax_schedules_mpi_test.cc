@@ -331,9 +331,11 @@ struct Cover {
   int64_t length() const { return last < 0 ? 0 : last - first + 1; }
 };
 
-// Rows of one rank's queries and another's keys that meet, from the definition of the mask.
+// Rows of one rank's queries and of another's keys that meet, from the definition of the mask.
 struct Meeting {
-  Cover queries, keys;
+  Cover queries;
+  std::set<int64_t> keys;
+  int64_t num_keys() const { return static_cast<int64_t>(keys.size()); }
 };
 
 Meeting meeting_of(const SequencePlan& plan, int query_rank, int key_rank) {
@@ -343,7 +345,7 @@ Meeting meeting_of(const SequencePlan& plan, int query_rank, int key_rank) {
       for (int64_t i = 0; i < q.length && q.document == k.document; ++i)
         for (int64_t j = 0; j < k.length && k.position + j <= q.position + i; ++j) {
           meeting.queries.add(q.slot + i);
-          meeting.keys.add(k.slot + j);
+          meeting.keys.insert(k.slot + j);
         }
   return meeting;
 }
@@ -383,8 +385,8 @@ Bytes gather_kv_bytes(const SequencePlan& plan, const Batch& batch) {
   Bytes bytes;
   for (int p = 0; p < plan.num_ranks(); ++p) {
     if (p == r) continue;
-    bytes.forward += meeting_of(plan, p, r).keys.length() * width * e;
-    bytes.backward += meeting_of(plan, r, p).keys.length() * width * g;
+    bytes.forward += meeting_of(plan, p, r).num_keys() * width * e;
+    bytes.backward += meeting_of(plan, r, p).num_keys() * width * g;
   }
   bytes.backward += bytes.forward;
   return bytes;
@@ -589,7 +591,7 @@ TEST(GatherKv, PeakMemoryIsThatOfTwoGroupsOfHeads) {
   const int64_t P = world().size(), s = 32, D = 6, V = 10;
   const auto plan = SequencePlan::make({0, s * P}, Layout::kZigzag, world().size(), world().rank());
   int64_t N = 0;
-  for (int p = 0; p < world().size(); ++p) N += meeting_of(plan, world().rank(), p).keys.length();
+  for (int p = 0; p < world().size(); ++p) N += meeting_of(plan, world().rank(), p).num_keys();
   for (int64_t K : {1, 2, 8}) {
     const Peaks peaks = peaks_of(*make_gather_kv(world(), kKernel), plan, {2 * K, K});
     // o, lse and, in the backward, delta, dq, dk and dv of all heads; the rest of one group or two.

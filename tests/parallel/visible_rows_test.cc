@@ -11,9 +11,14 @@ RowRange with_row(RowRange rows, int64_t row) {
   return cover(rows, {row, 1});
 }
 
-// From the definition: token by token.
-VisibleRows expected(const SequencePlan& plan, int query_rank, int key_rank, int64_t window) {
+struct Expected {
   VisibleRows rows;
+  std::vector<RowRange> keys;  // one by one
+};
+
+// From the definition: token by token.
+Expected expected(const SequencePlan& plan, int query_rank, int key_rank, int64_t window) {
+  Expected seen;
   for (const Segment& q : plan.segments(query_rank))
     for (const Segment& k : plan.segments(key_rank))
       for (int64_t i = 0; i < q.length; ++i)
@@ -21,10 +26,11 @@ VisibleRows expected(const SequencePlan& plan, int query_rank, int key_rank, int
           const int64_t distance = q.position + i - k.position - j;
           if (q.document != k.document || distance < 0 || (window > 0 && distance >= window))
             continue;
-          rows.queries = with_row(rows.queries, q.slot + i);
-          rows.keys = with_row(rows.keys, k.slot + j);
+          seen.rows.queries = with_row(seen.rows.queries, q.slot + i);
+          seen.rows.keys = with_row(seen.rows.keys, k.slot + j);
+          seen.keys.push_back({k.slot + j, 1});
         }
-  return rows;
+  return seen;
 }
 
 TEST(VisibleRows, CoverWhatTheMaskShowsOfEveryPairOfRanks) {
@@ -39,16 +45,23 @@ TEST(VisibleRows, CoverWhatTheMaskShowsOfEveryPairOfRanks) {
           const Visibility visibility(plan, window);
           for (int q = 0; q < num_ranks; ++q)
             for (int k = 0; k < num_ranks; ++k) {
-              const VisibleRows rows = expected(plan, q, k, window);
+              const auto [rows, keys] = expected(plan, q, k, window);
               SCOPED_TRACE(fmt::format("cu_seqlens {} {} over {} ranks, window {}: {} sees {}",
                                        fmt::join(cu_seqlens, ","), layout_name(layout), num_ranks,
                                        window, q, k));
               EXPECT_EQ(visibility.between(q, k).queries, rows.queries);
               EXPECT_EQ(visibility.between(q, k).keys, rows.keys);
+              EXPECT_EQ(visibility.keys(q, k), joined(keys));
               EXPECT_EQ(visibility.between(q, k).empty(), rows.queries.count == 0);
             }
         }
   }
+}
+
+TEST(VisibleRows, JoinedRangesAscendAndDoNotTouch) {
+  const std::vector<RowRange> ranges = {{7, 2}, {3, 1}, {20, 0}, {4, 2}, {8, 3}, {8, 1}, {12, 1}};
+  EXPECT_EQ(joined(ranges), (std::vector<RowRange>{{3, 3}, {7, 4}, {12, 1}}));
+  EXPECT_TRUE(joined(std::vector<RowRange>{}).empty());
 }
 
 TEST(VisibleRows, SegmentsInARangeKeepTheirPlaceInTheBatch) {
