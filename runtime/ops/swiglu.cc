@@ -1,19 +1,12 @@
 #include "runtime/ops/swiglu.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "runtime/parallel_for.h"
-#include "runtime/vector_exp.h"
+#include "runtime/vector_sigmoid.h"
 
 namespace longship {
 namespace {
-
-template <class A>
-inline A sigmoid(A x) {
-  const A e = vector_exp(-std::abs(x));
-  return (x >= 0 ? A{1} : e) / (1 + e);
-}
 
 // Calls row(first element) for every row, so that an element's place in the inner loop, and with
 // it its bits, depends on its feature only and not on tokens or threads.
@@ -51,7 +44,7 @@ struct SwigluNode final : Node {
         for (int64_t f = 0; f < F; ++f) {
           const A g = static_cast<A>(gate[f]);
           const A d = static_cast<A>(dy[f]);
-          const A s = sigmoid(g);
+          const A s = vector_sigmoid(g);
           dgate[f] = static_cast<T>(d * static_cast<A>(up[f]) * s * (1 + g * (1 - s)));
           dup[f] = static_cast<T>(d * g * s);
         }
@@ -88,7 +81,7 @@ Variable swiglu(Context& ctx, const Variable& gate_TF, const Variable& up_TF) {
 #pragma GCC ivdep
       for (int64_t f = 0; f < F; ++f) {
         const A x = static_cast<A>(g[f]);
-        y[f] = static_cast<T>(x * sigmoid(x) * static_cast<A>(u[f]));
+        y[f] = static_cast<T>(x * vector_sigmoid(x) * static_cast<A>(u[f]));
       }
     });
   });
