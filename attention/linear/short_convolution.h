@@ -32,11 +32,12 @@ struct ShortConvolutionInput {
 // those of all other weights. Collective over `sp`, whose plan this is. Shapes that do not fit
 // throw Error(kInternal).
 //
-// Let c be the number of segments on other ranks that continue a document within W - 1 tokens
-// behind rows of this rank: at most one on the contiguous layout, two on zigzag, where shards have
-// at least W - 1 tokens. Then a rank sends c (W - 1) C e bytes under "convolution.fwd", with e
-// bytes an element of x. Likewise c' (W - 1) C a under "convolution.bwd", with a bytes an element
-// of the accumulator, for the c' segments of this rank that continue a document of another.
+// Let c be the number of segments that continue rows of this rank on other ranks, and c' that of
+// its segments that continue rows of others: at most one on the contiguous layout, two on zigzag.
+// With e bytes an element of x and a of the accumulator, and shards of W - 1 tokens or more, a rank
+// sends
+//   "convolution.fwd"  c (W - 1) C e     "convolution.bwd"  c' (W - 1) C a
+// and less where a document starts (ends) within W - 1 tokens of a border.
 Variable short_convolution(Context& ctx, const Group& sp, const ShortConvolutionInput& input,
                            const SequencePlan& plan);
 
