@@ -1,19 +1,10 @@
 #include "attention/lane_tiles.h"
 
 #include <algorithm>
-#include <limits>
 #include <tuple>
 
 namespace longship {
 namespace {
-
-// Far beyond any position, and far from overflow when positions are added.
-constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max() / 4;
-
-int64_t reach(int64_t window) {
-  LONGSHIP_CHECK(window >= 0 && window < kUnlimited, "window of {} keys", window);
-  return window > 0 ? window - 1 : kUnlimited;
-}
 
 bool within(int64_t begin, int64_t length, int64_t extent) {
   return begin >= 0 && length > 0 && begin <= extent - length;
@@ -27,9 +18,8 @@ LaneTiles LaneTiles::of_queries(const BlockMask& mask, int64_t tile_lanes, int64
   rectangles.reserve(mask.pieces.size());
   for (const MaskPiece& piece : mask.pieces)
     rectangles.push_back({piece.q_begin, piece.q_length, piece.q_position, piece.k_begin,
-                          piece.k_length, piece.k_position});
-  return LaneTiles(std::move(rectangles), -reach(mask.window), 0, tile_lanes, num_queries,
-                   num_keys);
+                          piece.k_length, piece.k_position, piece.lowest(), piece.highest()});
+  return LaneTiles(std::move(rectangles), tile_lanes, num_queries, num_keys);
 }
 
 LaneTiles LaneTiles::of_keys(const BlockMask& mask, int64_t tile_lanes, int64_t num_queries,
@@ -38,20 +28,21 @@ LaneTiles LaneTiles::of_keys(const BlockMask& mask, int64_t tile_lanes, int64_t 
   rectangles.reserve(mask.pieces.size());
   for (const MaskPiece& piece : mask.pieces)
     rectangles.push_back({piece.k_begin, piece.k_length, piece.k_position, piece.q_begin,
-                          piece.q_length, piece.q_position});
-  return LaneTiles(std::move(rectangles), 0, reach(mask.window), tile_lanes, num_keys, num_queries);
+                          piece.q_length, piece.q_position, -piece.highest(), -piece.lowest()});
+  return LaneTiles(std::move(rectangles), tile_lanes, num_keys, num_queries);
 }
 
-LaneTiles::LaneTiles(std::vector<LaneRectangle> rectangles, int64_t low, int64_t high,
-                     int64_t tile_lanes, int64_t num_lanes, int64_t num_rows)
-    : low_(low), high_(high), rectangles_(std::move(rectangles)) {
+LaneTiles::LaneTiles(std::vector<LaneRectangle> rectangles, int64_t tile_lanes, int64_t num_lanes,
+                     int64_t num_rows)
+    : rectangles_(std::move(rectangles)) {
   for (const LaneRectangle& r : rectangles_)
     LONGSHIP_CHECK(within(r.lane_begin, r.lane_length, num_lanes) &&
                        within(r.row_begin, r.row_length, num_rows) && r.row_position >= 0 &&
                        r.lane_position >= 0,
                    "mask piece of {} x {} rows at ({}, {}) of a block of {} x {}", r.lane_length,
                    r.row_length, r.lane_begin, r.row_begin, num_lanes, num_rows);
-  std::sort(
+  // Stable, as the anchor has the position of another document's first token.
+  std::stable_sort(
       rectangles_.begin(), rectangles_.end(), [](const LaneRectangle& a, const LaneRectangle& b) {
         return std::tie(a.lane_begin, a.row_position) < std::tie(b.lane_begin, b.row_position);
       });

@@ -16,6 +16,8 @@ namespace longship {
 struct LaneRectangle {
   int64_t lane_begin = 0, lane_length = 0, lane_position = 0;
   int64_t row_begin = 0, row_length = 0, row_position = 0;
+  // A lane sees a row iff low <= row position - lane position <= high.
+  int64_t low = 0, high = 0;
 };
 
 // Consecutive lanes of one document, and the rectangles that cover them.
@@ -48,7 +50,7 @@ class LaneTiles {
   // In ascending order of their first lane.
   const std::vector<LaneTile>& tiles() const { return tiles_; }
 
-  // Walks the rows that some lane of the tile sees, in ascending order and in blocks of up to
+  // Walks the rows that some lane of the tile sees, in the order of the mask and in blocks of up to
   // `block_rows`: on_block(first row of the tensor, number of rows), then on_panel(PanelRows) for
   // each panel of `panel_lanes` lanes that sees some of them.
   template <class OnBlock, class OnPanel>
@@ -56,11 +58,9 @@ class LaneTiles {
             OnPanel&& on_panel) const;
 
  private:
-  LaneTiles(std::vector<LaneRectangle> rectangles, int64_t low, int64_t high, int64_t tile_lanes,
-            int64_t num_lanes, int64_t num_rows);
+  LaneTiles(std::vector<LaneRectangle> rectangles, int64_t tile_lanes, int64_t num_lanes,
+            int64_t num_rows);
 
-  // A lane sees a row iff low_ <= row position - lane position <= high_.
-  int64_t low_, high_;
   std::vector<LaneRectangle> rectangles_;
   std::vector<LaneTile> tiles_;
 };
@@ -70,25 +70,26 @@ void LaneTiles::walk(const LaneTile& tile, int64_t panel_lanes, int64_t block_ro
                      OnBlock&& on_block, OnPanel&& on_panel) const {
   for (size_t i = 0; i < tile.num_rectangles; ++i) {
     const LaneRectangle& rectangle = rectangles_[tile.first_rectangle + i];
+    const int64_t low = rectangle.low, high = rectangle.high;
     const int64_t rectangle_end = rectangle.row_position + rectangle.row_length;
-    const int64_t tile_begin = std::max(rectangle.row_position, tile.position + low_);
-    const int64_t tile_end = std::min(rectangle_end, tile.position + tile.length + high_);
+    const int64_t tile_begin = std::max(rectangle.row_position, tile.position + low);
+    const int64_t tile_end = std::min(rectangle_end, tile.position + tile.length + high);
     for (int64_t begin = tile_begin; begin < tile_end; begin += block_rows) {
       const int64_t end = std::min(begin + block_rows, tile_end);
       on_block(rectangle.row_begin + begin - rectangle.row_position, end - begin);
       for (int64_t lane = 0; lane < tile.length; lane += panel_lanes) {
         const int64_t first_lane = tile.position + lane;
         const int64_t last_lane = first_lane + std::min(panel_lanes, tile.length - lane) - 1;
-        const int64_t first_row = std::max(begin, first_lane + low_);
-        const int64_t end_row = std::min(end, last_lane + high_ + 1);
+        const int64_t first_row = std::max(begin, first_lane + low);
+        const int64_t end_row = std::min(end, last_lane + high + 1);
         if (first_row >= end_row) continue;
         on_panel(PanelRows{
             .panel = lane / panel_lanes,
             .first = first_row - begin,
             .count = end_row - first_row,
-            .all_visible = last_lane + low_ <= first_row && end_row <= first_lane + high_ + 1,
-            .before = first_row - high_ - first_lane,
-            .from = first_row - low_ + 1 - first_lane});
+            .all_visible = last_lane + low <= first_row && end_row <= first_lane + high + 1,
+            .before = first_row - high - first_lane,
+            .from = first_row - low + 1 - first_lane});
       }
     }
   }

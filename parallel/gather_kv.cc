@@ -46,9 +46,8 @@ class KeyValueTraffic {
  public:
   KeyValueTraffic(const Group& sp, const ResidentAttention& call)
       : shape_(call.shape),
-        traffic_(sp, call.plan, Visibility(call.plan, call.window)),
-        mask_(causal_document_mask(call.plan.local_segments(), traffic_.keys().segments,
-                                   call.window)) {}
+        traffic_(sp, call.plan, Visibility(call.plan, call.rule)),
+        mask_(document_mask(call.plan.local_segments(), traffic_.keys().segments, call.rule)) {}
 
   const BlockMask& mask() const { return mask_; }
 
@@ -163,8 +162,9 @@ class GatherKvPasses final : public ResidentPasses {
 SoftmaxBlockOutput GatherKvPasses::forward(Context& ctx, const ResidentAttention& call) const {
   const AttentionShape& shape = call.shape;
   const KeyValueTraffic traffic(sp(), call);
+  const DType output = call.sink_logit_H.defined() ? shape.accumulator : shape.dtype;
   const SoftmaxBlockOutput all = {
-      ctx.empty({shape.num_tokens, shape.num_heads, shape.value_size}, shape.dtype),
+      ctx.empty({shape.num_tokens, shape.num_heads, shape.value_size}, output),
       ctx.empty({shape.num_tokens, shape.num_heads}, shape.accumulator)};
   for (GroupWalk walk(ctx, traffic, call.input, "gather_kv.fwd", heads_per_group_); !walk.done();
        walk.advance()) {

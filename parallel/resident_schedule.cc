@@ -1,5 +1,8 @@
 #include "parallel/resident_schedule.h"
 
+#include "runtime/ops/sink_logit.h"
+#include "runtime/ops/softmax_delta.h"
+
 namespace longship {
 namespace {
 
@@ -16,11 +19,14 @@ struct ResidentNode final : Node {
   const char* name() const override { return passes->name(); }
 
   void backward(Context& ctx) override {
-    ResidentGradients gradients =
-        passes->backward(ctx, saved.call, saved.output, grad_output(ctx).contiguous());
+    const Tensor do_THV = grad_output(ctx).contiguous();
+    ResidentGradients gradients = passes->backward(ctx, saved.call, saved.output, do_THV);
     if (input(0)) input(0)->add(ctx, std::move(gradients.dq_THD));
     if (input(1)) input(1)->add(ctx, std::move(gradients.dk_TKD));
     if (input(2)) input(2)->add(ctx, std::move(gradients.dv_TKV));
+    if (input(3))
+      input(3)->add(ctx, sink_logit_gradient(ctx, saved.call.sink_logit_H, saved.output.lse_TH,
+                                             softmax_delta(ctx, saved.output.o_THV, do_THV)));
   }
 
   void visit_saved(const SavedVisitor& visit) override {
@@ -29,6 +35,7 @@ struct ResidentNode final : Node {
     visit("v_TKV", saved.call.input.v_SKV);
     visit("o_THV", saved.output.o_THV);
     visit("lse_TH", saved.output.lse_TH);
+    if (saved.call.sink_logit_H.defined()) visit("sink_logit_H", saved.call.sink_logit_H);
   }
 };
 
@@ -49,17 +56,20 @@ class ResidentSchedule final : public SoftmaxSchedule {
                   .scale = options.scale},
         .shape = shape,
         .plan = plan,
-        .window = options.window};
+        .rule = options.mask_rule(),
+        .sink_logit_H = options.sink_logit_H.value()};
     SoftmaxBlockOutput output = passes_->forward(ctx, call);
+    if (call.sink_logit_H.defined())
+      add_sink_logit(ctx, call.sink_logit_H, output.o_THV, output.lse_TH);
     // The rounded output is what the rest of the model keeps alive anyway.
     output.o_THV = output.o_THV.to(shape.dtype);
     Tensor o_THV = output.o_THV;
     std::unique_ptr<ResidentNode> node;
-    if (is_recording(ctx, {&q_THD, &k_TKD, &v_TKV}))
+    if (is_recording(ctx, {&q_THD, &k_TKD, &v_TKV, &options.sink_logit_H}))
       node = std::make_unique<ResidentNode>(ResidentNode::Saved{std::move(call), std::move(output)},
                                             passes_);
     return record(ctx, passes_->name(), std::move(o_THV), std::move(node),
-                  {&q_THD, &k_TKD, &v_TKV});
+                  {&q_THD, &k_TKD, &v_TKV, &options.sink_logit_H});
   }
 
  private:

@@ -14,7 +14,8 @@ struct ResidentAttention {
   SoftmaxBlockInput input;  // the rank's own q, k, v, all heads
   AttentionShape shape;
   SequencePlan plan;
-  int64_t window = 0;
+  MaskRule rule;
+  Tensor sink_logit_H;  // undefined = none
 };
 
 // Of the rank's own tokens, in the accumulator dtype.
@@ -35,9 +36,11 @@ class ResidentPasses {
   const Group& sp() const { return sp_; }
   const SoftmaxBlock& kernel() const { return kernel_; }
 
-  // o of the own tokens in any floating dtype, with the lse of whole rows.
+  // o of the own tokens with the lse of whole rows, before the sink logit takes its part. o is in
+  // the accumulator dtype, or in that of q if there is no sink logit.
   virtual SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const = 0;
-  // `output` as saved: o in the dtype of q.
+  // `output` as saved: o in the dtype of q, both with the sink logit. So are the p and ds that a
+  // block makes of them: its gradients need nothing more.
   virtual ResidentGradients backward(Context& ctx, const ResidentAttention& call,
                                      const SoftmaxBlockOutput& output,
                                      const Tensor& do_THV) const = 0;
@@ -48,7 +51,7 @@ class ResidentPasses {
   const SoftmaxBlock& kernel_;
 };
 
-// attend() as one tape node that saves q, k, v, o (in q's dtype) and lse.
+// attend() as one tape node that saves q, k, v, o (in q's dtype), lse and the sink logit.
 std::unique_ptr<SoftmaxSchedule> make_resident_schedule(
     std::shared_ptr<const ResidentPasses> passes);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "parallel/resident_schedule.h"
+#include "parallel/visible_rows.h"
 #include "runtime/ops/accumulate.h"
 #include "runtime/ops/merge_partials.h"
 #include "runtime/ops/softmax_delta.h"
@@ -44,12 +45,13 @@ void receive(std::vector<P2P>& batch, int peer, const KeyValue& kv) {
 // One walk around the ring: who is where, and the keys and values on their way.
 class RingWalk {
  public:
-  RingWalk(const Group& sp, const SequencePlan& plan, const AttentionShape& shape, int64_t window)
+  RingWalk(const Group& sp, const SequencePlan& plan, const AttentionShape& shape,
+           const MaskRule& rule)
       : sp_(sp),
         plan_(plan),
         shape_(shape),
-        window_(window),
-        num_steps_(ring_steps(plan, window)),
+        rule_(rule),
+        num_steps_(ring_steps(plan, rule)),
         capacity_(std::ranges::max(plan.tokens_per_rank())) {}
 
   int num_steps() const { return num_steps_; }
@@ -63,7 +65,7 @@ class RingWalk {
 
   // Local queries over the keys of a step.
   BlockMask mask(int step) const {
-    return causal_document_mask(plan_.local_segments(), plan_.segments(owner(step)), window_);
+    return document_mask(plan_.local_segments(), plan_.segments(owner(step)), rule_);
   }
 
   // Rows for the keys and values (or gradients) of a step's owner.
@@ -90,7 +92,7 @@ class RingWalk {
   const Group& sp_;
   const SequencePlan& plan_;
   const AttentionShape& shape_;
-  int64_t window_;
+  MaskRule rule_;
   int num_steps_;
   int64_t capacity_;
   KeyValueBuffer buffers_[2];
@@ -107,7 +109,7 @@ class RingPasses final : public ResidentPasses {
 };
 
 SoftmaxBlockOutput RingPasses::forward(Context& ctx, const ResidentAttention& call) const {
-  RingWalk walk(sp(), call.plan, call.shape, call.window);
+  RingWalk walk(sp(), call.plan, call.shape, call.rule);
   SoftmaxBlockInput block = call.input;
   SoftmaxBlockOutput merged;
   for (int step = 0; step <= walk.num_steps(); ++step) {
@@ -136,7 +138,7 @@ ResidentGradients RingPasses::backward(Context& ctx, const ResidentAttention& ca
   constexpr std::string_view kLabel = "ring.bwd";
   const AttentionShape& shape = call.shape;
   const DType sums = shape.accumulator;
-  RingWalk walk(sp(), call.plan, shape, call.window);
+  RingWalk walk(sp(), call.plan, shape, call.rule);
 
   SoftmaxBlockInput block = call.input;
   SoftmaxBlockBackward gradients{.do_THV = do_THV,
@@ -192,28 +194,14 @@ ResidentGradients RingPasses::backward(Context& ctx, const ResidentAttention& ca
 
 }  // namespace
 
-int ring_steps(const SequencePlan& plan, int64_t window) {
-  struct Held {
-    Segment segment;
-    int rank;
-  };
+int ring_steps(const SequencePlan& plan, const MaskRule& rule) {
+  const Visibility visibility(plan, rule);
   const int num_ranks = plan.num_ranks();
-  std::vector<Held> held;
-  for (int rank = 0; rank < num_ranks; ++rank)
-    for (const Segment& segment : plan.segments(rank)) held.push_back({segment, rank});
-  std::sort(held.begin(), held.end(), [](const Held& a, const Held& b) {
-    return a.segment.global_begin < b.segment.global_begin;
-  });
   int steps = 0;
-  for (size_t q = 0; q < held.size(); ++q) {
-    const Segment& query = held[q].segment;
-    for (size_t k = q; k-- > 0 && held[k].segment.document == query.document;) {
-      const Segment& key = held[k].segment;
-      if (window > 0 && query.position - (key.position + key.length - 1) >= window) break;
-      steps = std::max(steps, (held[q].rank - held[k].rank + num_ranks) % num_ranks);
-      if (steps == num_ranks - 1) return steps;
-    }
-  }
+  for (int query_rank = 0; query_rank < num_ranks; ++query_rank)
+    for (int key_rank = 0; key_rank < num_ranks; ++key_rank)
+      if (!visibility.between(query_rank, key_rank).empty())
+        steps = std::max(steps, (query_rank - key_rank + num_ranks) % num_ranks);
   return steps;
 }
 

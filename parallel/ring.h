@@ -22,14 +22,13 @@
 // s K (D + V) in the accumulator dtype.
 #pragma once
 
-#include <cstdint>
-
-#include "parallel/sequence_plan.h"
+#include "parallel/document_mask.h"
 
 namespace longship {
 
 // Hops that keys make: the largest t for which some rank r sees a key of rank r - t. Less than
-// P - 1 only when documents or window are short and the layout is contiguous.
-int ring_steps(const SequencePlan& plan, int64_t window = 0);
+// P - 1 only when documents or window are short, no token is seen from afar and the layout is
+// contiguous.
+int ring_steps(const SequencePlan& plan, const MaskRule& rule = {});
 
 }  // namespace longship

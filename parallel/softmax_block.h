@@ -5,41 +5,12 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
-#include "parallel/sequence_plan.h"
+#include "parallel/document_mask.h"
 #include "runtime/context.h"
 
 namespace longship {
-
-// A rectangle of the score matrix between one run of queries and one run of keys of one document.
-// Query row q_begin + i (document position q_position + i) may see key row k_begin + j (document
-// position k_position + j) iff
-//     k_position + j <= q_position + i                           (causal)
-//     and q_position + i - (k_position + j) < window             (if window > 0).
-struct MaskPiece {
-  int64_t q_begin = 0, q_length = 0, q_position = 0;
-  int64_t k_begin = 0, k_length = 0, k_position = 0;
-
-  bool operator==(const MaskPiece&) const = default;
-};
-
-// The pieces of a block, sorted by (q_begin, k_position): a kernel that walks them in order adds
-// keys in ascending position. Pieces come from pairs of segments: the query ranges of two pieces
-// are the same or disjoint, and so are their key ranges; no rectangle comes twice. Query rows that
-// no piece covers see nothing.
-struct BlockMask {
-  std::vector<MaskPiece> pieces;
-  int64_t window = 0;  // keys a query sees, itself included; 0 = all
-
-  bool empty() const { return pieces.empty(); }
-};
-
-// Pieces between query segments and key segments (slots are row numbers), leaving out pairs that
-// the causal rule or the window hides entirely.
-BlockMask causal_document_mask(std::span<const Segment> queries, std::span<const Segment> keys,
-                               int64_t window = 0);
 
 struct SoftmaxBlockInput {
   Tensor q_THD;  // fp32, bf16 or fp64; contiguous

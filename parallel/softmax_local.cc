@@ -32,7 +32,7 @@ class LocalPasses final : public ResidentPasses {
  private:
   static BlockMask mask(const ResidentAttention& call) {
     const auto segments = call.plan.local_segments();
-    return causal_document_mask(segments, segments, call.window);
+    return document_mask(segments, segments, call.rule);
   }
 };
 

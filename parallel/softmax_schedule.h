@@ -10,16 +10,27 @@
 
 namespace longship {
 
+// What a layer's attention is, the same on every rank. The mask is that of MaskRule.
 struct AttentionOptions {
-  double scale = 1.0;
-  int64_t window = 0;  // 0 = unlimited
+  double scale = 1.0;           // of the scores
+  int64_t window = 0;           // 0 = unlimited
+  bool causal = true;           // false: both directions, within documents and window
+  int64_t num_sink_tokens = 0;  // first tokens of each document that stay visible beyond the window
+  bool anchor = false;          // the first token of the batch is visible to all documents
+  // A learned logit per query head, [H] in any floating dtype, that takes part in the softmax as
+  // the score of one more key whose value is zero (gpt-oss, OpenAI 2025, arXiv 2508.10925): see
+  // runtime/ops/sink_logit.h. Undefined = none. What a rank adds to its gradient are terms of the
+  // sum over ranks, as for every parameter.
+  Variable sink_logit_H = {};
+
+  MaskRule mask_rule() const { return {causal, window, num_sink_tokens, anchor}; }
 };
 
 class SoftmaxSchedule {
  public:
   virtual ~SoftmaxSchedule() = default;
 
-  // Causal attention within documents, as one differentiable op. q_THD, k_TKD, v_TKV are the local
+  // Attention within documents, as one differentiable op. q_THD, k_TKD, v_TKV are the local
   // tokens of `plan`; H % K == 0. Returns o_THV in q's dtype.
   virtual Variable attend(Context& ctx, const Variable& q_THD, const Variable& k_TKD,
                           const Variable& v_TKV, const SequencePlan& plan,

@@ -22,7 +22,7 @@ class TokenRingPasses final : public ResidentPasses {
       return {part.o_THV, part.lse_TH};
     };
     const TensorRows merged =
-        TokenRingWalk(sp(), call.plan, call.window)
+        TokenRingWalk(sp(), call.plan, call.rule)
             .run(ctx, "token_ring.fwd", {call.input.q_THD}, compute,
                  [&](const TensorRows& home, const TensorRows& arrived) {
                    merge_partials(ctx, home[0], home[1], arrived[0], arrived[1]);
@@ -51,7 +51,7 @@ class TokenRingPasses final : public ResidentPasses {
       return {dq_THD};
     };
     const TensorRows dq =
-        TokenRingWalk(sp(), call.plan, call.window)
+        TokenRingWalk(sp(), call.plan, call.rule)
             .run(ctx, "token_ring.bwd",
                  {local.q_THD, do_THV, output.lse_TH, softmax_delta(ctx, output.o_THV, do_THV)},
                  compute, [&](const TensorRows& home, const TensorRows& arrived) {
@@ -63,8 +63,8 @@ class TokenRingPasses final : public ResidentPasses {
 
 }  // namespace
 
-TokenRingWalk::TokenRingWalk(const Group& sp, const SequencePlan& plan, int64_t window)
-    : sp_(sp), plan_(plan), window_(window), visibility_(plan, window) {
+TokenRingWalk::TokenRingWalk(const Group& sp, const SequencePlan& plan, const MaskRule& rule)
+    : sp_(sp), plan_(plan), rule_(rule), visibility_(plan, rule) {
   const int size = plan.num_ranks();
   for (int owner = 0; owner < size; ++owner)
     for (int key_rank = 0; key_rank < size; ++key_rank)
@@ -89,8 +89,8 @@ RowRange TokenRingWalk::travelling(int owner, int step) const {
 
 // The computed rows of a rank's queries over the local keys.
 BlockMask TokenRingWalk::mask(int owner) const {
-  return causal_document_mask(segments_in(plan_.segments(owner), computed(owner, plan_.rank())),
-                              plan_.local_segments(), window_);
+  return document_mask(segments_in(plan_.segments(owner), computed(owner, plan_.rank())),
+                       plan_.local_segments(), rule_);
 }
 
 // Adds to `batch` that `present`, the queries of this step, moves on and the next ones arrive.

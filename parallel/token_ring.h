@@ -45,7 +45,7 @@ class TokenRingWalk {
   using Join = std::function<void(const TensorRows& home, const TensorRows& arrived)>;
 
   // `sp` and `plan` must outlive the walk.
-  TokenRingWalk(const Group& sp, const SequencePlan& plan, int64_t window);
+  TokenRingWalk(const Group& sp, const SequencePlan& plan, const MaskRule& rule);
 
   // Steps after the first at which some rank computes something: n above.
   int num_steps() const { return num_steps_; }
@@ -74,7 +74,7 @@ class TokenRingWalk {
 
   const Group& sp_;
   const SequencePlan& plan_;
-  int64_t window_;
+  MaskRule rule_;
   Visibility visibility_;
   int num_steps_ = 0;
 };

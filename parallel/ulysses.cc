@@ -5,6 +5,7 @@
 #include "parallel/attention_shape.h"
 #include "parallel/softmax_schedule.h"
 #include "runtime/ops/accumulate.h"
+#include "runtime/ops/sink_logit.h"
 #include "runtime/ops/softmax_delta.h"
 
 namespace longship {
@@ -152,6 +153,7 @@ struct UlyssesNode final : Node {
   struct Saved {
     SoftmaxBlockInput input;
     SoftmaxBlockOutput output;
+    Tensor sink_logit_N;  // undefined = none
     BlockMask mask;
     AttentionShape shape;
     SequencePlan plan;
@@ -180,6 +182,7 @@ struct UlyssesNode final : Node {
       gradients.delta_TH = softmax_delta(ctx, saved.output.o_THV, gradients.do_THV);
       kernel->backward(ctx, in, saved.mask, gradients);
     }
+    if (input(3)) input(3)->add(ctx, sink_gradient(ctx, route.mine.query, gradients.delta_TH));
     const DType kv_dtype = route.shares_kv ? shape.accumulator : shape.dtype;
     Transfer dk = route.kv.to_tokens(ctx, kLabel, gradients.dk_SKD.to(kv_dtype));
     Transfer dv = route.kv.to_tokens(ctx, kLabel, gradients.dv_SKV.to(kv_dtype));
@@ -202,6 +205,17 @@ struct UlyssesNode final : Node {
     visit("v_SNV", saved.input.v_SKV);
     visit("o_SNV", saved.output.o_THV);
     visit("lse_SN", saved.output.lse_TH);
+    if (saved.sink_logit_N.defined()) visit("sink_logit_N", saved.sink_logit_N);
+  }
+
+ private:
+  // Of all heads: those of other ranks are zero here.
+  Tensor sink_gradient(const Context& ctx, HeadRange mine, const Tensor& delta_SN) const {
+    const Tensor gradient_H = ctx.zeros({saved.shape.num_heads}, saved.shape.accumulator);
+    if (mine.count > 0)
+      gradient_H.slice(0, mine.begin, mine.count)
+          .copy_from(sink_logit_gradient(ctx, saved.sink_logit_N, saved.output.lse_TH, delta_SN));
+    return gradient_H;
   }
 };
 
@@ -220,7 +234,7 @@ class Ulysses final : public SoftmaxSchedule {
     Transfer q = route.query.to_heads(ctx, kLabel, q_THD.value().contiguous());
 
     const std::vector<Segment> segments = plan.gathered_segments();
-    BlockMask mask = causal_document_mask(segments, segments, options.window);
+    BlockMask mask = document_mask(segments, segments, options.mask_rule());
     const std::vector<int64_t> kv_head = grouped_kv_heads(shape.num_heads, shape.num_kv_heads);
     std::vector<int64_t> my_kv_head;
     for (int64_t h = route.mine.query.begin; h < route.mine.query.end(); ++h)
@@ -237,16 +251,25 @@ class Ulysses final : public SoftmaxSchedule {
     else
       output = {.o_THV = ctx.empty({plan.num_tokens(), 0, shape.value_size}, shape.accumulator),
                 .lse_TH = ctx.empty({plan.num_tokens(), 0}, shape.accumulator)};
+    Tensor sink_logit_N = options.sink_logit_H.value();
+    if (sink_logit_N.defined()) {
+      LONGSHIP_CHECK(sink_logit_N.shape() == Shape{shape.num_heads}, "sink logits {} of {} heads",
+                     shape_string(sink_logit_N.shape()), shape.num_heads);
+      sink_logit_N = sink_logit_N.slice(0, route.mine.query.begin, route.mine.query.count);
+      add_sink_logit(ctx, sink_logit_N, output.o_THV, output.lse_TH);
+    }
     output.o_THV = output.o_THV.to(shape.dtype);
     Transfer o = route.query.to_tokens(ctx, kLabel, output.o_THV);
 
     std::unique_ptr<UlyssesNode> node;
-    if (is_recording(ctx, {&q_THD, &k_TKD, &v_TKV}))
+    if (is_recording(ctx, {&q_THD, &k_TKD, &v_TKV, &options.sink_logit_H}))
       node = std::make_unique<UlyssesNode>(
-          UlyssesNode::Saved{std::move(input), std::move(output), std::move(mask), shape, plan},
+          UlyssesNode::Saved{std::move(input), std::move(output), std::move(sink_logit_N),
+                             std::move(mask), shape, plan},
           sp_, kernel_);
     Tensor o_THV = route.query.collect(ctx, o.arrive(), shape.num_heads, shape.value_size);
-    return record(ctx, "ulysses", std::move(o_THV), std::move(node), {&q_THD, &k_TKD, &v_TKV});
+    return record(ctx, "ulysses", std::move(o_THV), std::move(node),
+                  {&q_THD, &k_TKD, &v_TKV, &options.sink_logit_H});
   }
 
  private:

@@ -30,20 +30,20 @@ std::vector<RowRange> joined(std::vector<RowRange> ranges) {
   return apart;
 }
 
-VisibleRows visible_rows(const MaskPiece& piece, int64_t window) {
+VisibleRows visible_rows(const MaskPiece& piece) {
   const int64_t ahead = piece.q_position - piece.k_position;  // of the first key
-  VisibleRows rows;
-  const int64_t q_end =
-      window > 0 ? std::min(piece.q_length, piece.k_length - 1 + window - ahead) : piece.q_length;
-  rows.queries = between_rows(std::max<int64_t>(0, -ahead), q_end);
-  const int64_t k_begin = window > 0 ? std::max<int64_t>(0, ahead - window + 1) : 0;
-  rows.keys = between_rows(k_begin, std::min(piece.k_length, ahead + piece.q_length));
+  const int64_t lowest = piece.lowest(), highest = piece.highest();
+  VisibleRows rows = {
+      .queries = between_rows(std::max<int64_t>(0, -ahead - highest),
+                              std::min(piece.q_length, piece.k_length - ahead - lowest)),
+      .keys = between_rows(std::max<int64_t>(0, ahead + lowest),
+                           std::min(piece.k_length, ahead + piece.q_length + highest))};
   rows.queries.begin += piece.q_begin;
   rows.keys.begin += piece.k_begin;
   return rows;
 }
 
-Visibility::Visibility(const SequencePlan& plan, int64_t window)
+Visibility::Visibility(const SequencePlan& plan, const MaskRule& rule)
     : num_ranks_(plan.num_ranks()),
       pairs_(static_cast<size_t>(num_ranks_) * static_cast<size_t>(num_ranks_)),
       keys_(pairs_.size()) {
@@ -64,8 +64,8 @@ Visibility::Visibility(const SequencePlan& plan, int64_t window)
     if (rank != end_row.begin()) rows.begin -= *(rank - 1);
     return static_cast<int>(rank - end_row.begin());
   };
-  for (const MaskPiece& piece : causal_document_mask(segments, segments, window).pieces) {
-    VisibleRows rows = visible_rows(piece, window);
+  for (const MaskPiece& piece : document_mask(segments, segments, rule).pieces) {
+    VisibleRows rows = visible_rows(piece);
     const int query_rank = to_local(rows.queries), key_rank = to_local(rows.keys);
     VisibleRows& whole = pairs_[pair(query_rank, key_rank)];
     whole = {cover(whole.queries, rows.queries), cover(whole.keys, rows.keys)};

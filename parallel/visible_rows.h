@@ -6,8 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "parallel/sequence_plan.h"
-#include "parallel/softmax_block.h"
+#include "parallel/document_mask.h"
 
 namespace longship {
 
@@ -31,12 +30,12 @@ struct VisibleRows {
 };
 
 // The rows of a rectangle whose queries see a key of it, and whose keys a query of it sees.
-VisibleRows visible_rows(const MaskPiece& piece, int64_t window);
+VisibleRows visible_rows(const MaskPiece& piece);
 
-// Of every pair of ranks, under the causal rule within documents and a sliding window (0: none).
+// Of every pair of ranks.
 class Visibility {
  public:
-  explicit Visibility(const SequencePlan& plan, int64_t window = 0);
+  explicit Visibility(const SequencePlan& plan, const MaskRule& rule = {});
 
   // Queries on one rank, keys on the other (or the same).
   const VisibleRows& between(int query_rank, int key_rank) const {

@@ -116,7 +116,7 @@ BlockMask documents(const std::vector<int64_t>& lengths, int64_t window = 0) {
   for (size_t d = 0; d < lengths.size(); slot += lengths[d++])
     if (lengths[d] > 0)
       segments.push_back({.document = static_cast<int64_t>(d), .length = lengths[d], .slot = slot});
-  return causal_document_mask(segments, segments, window);
+  return document_mask(segments, segments, {.window = window});
 }
 
 int64_t total(const std::vector<int64_t>& lengths) {
@@ -199,8 +199,9 @@ TEST(SoftmaxCpu, EqualsTheDefinitionForBlocksAtAnyDistance) {
   };
   for (int64_t window : {0, 31, 400}) {
     SCOPED_TRACE(fmt::format("window {}", window));
-    const Problem problem = make_problem(ctx, 131, 220, {.H = 2, .K = 1, .D = 9, .V = 5},
-                                         causal_document_mask(queries, keys, window), DType::kF64);
+    const Problem problem =
+        make_problem(ctx, 131, 220, {.H = 2, .K = 1, .D = 9, .V = 5},
+                     document_mask(queries, keys, {.window = window}), DType::kF64);
     expect_equal_to_definition(ctx, problem, {});
     expect_equal_to_definition(ctx, convert(problem, DType::kF32), kF32Bounds);
   }
@@ -257,7 +258,7 @@ TEST(SoftmaxCpu, BlocksOfKeysMergeIntoTheWhole) {
                                 {.document = 1, .length = 51, .slot = 150}};
   for (int64_t window : {0, 60}) {
     const Problem problem =
-        make_problem(ctx, T, T, {}, causal_document_mask(whole, whole, window), DType::kF64);
+        make_problem(ctx, T, T, {}, document_mask(whole, whole, {.window = window}), DType::kF64);
     const Result expected = run(ctx, kKernel, problem);
     const int64_t cuts[] = {0, 1, 90, 170, T};
     auto block = [&](size_t i) {
@@ -272,7 +273,7 @@ TEST(SoftmaxCpu, BlocksOfKeysMergeIntoTheWhole) {
                           .slot = begin - cuts[i]});
       }
       Problem part = problem;
-      part.mask = causal_document_mask(whole, keys, window);
+      part.mask = document_mask(whole, keys, {.window = window});
       part.input.k_SKD = problem.input.k_SKD.slice(0, cuts[i], cuts[i + 1] - cuts[i]);
       part.input.v_SKV = problem.input.v_SKV.slice(0, cuts[i], cuts[i + 1] - cuts[i]);
       return part;
@@ -310,8 +311,7 @@ TEST(SoftmaxCpu, RowsWithoutKeysGiveMinusInfinityAndZero) {
   };
   const std::vector<Segment> keys = {{.document = 0, .position = 10, .length = 15, .slot = 2}};
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kF64}) {
-    const Problem problem =
-        make_problem(ctx, 40, 20, {}, causal_document_mask(queries, keys), dtype);
+    const Problem problem = make_problem(ctx, 40, 20, {}, document_mask(queries, keys, {}), dtype);
     const Result found = run(ctx, kKernel, problem);
     const Tensor o = found.output.o_THV.to(DType::kF64), lse = found.output.lse_TH.to(DType::kF64);
     for (int64_t t = 0; t < 40; ++t)
@@ -452,11 +452,10 @@ TEST(SoftmaxCpu, RefusesMasksThatDoNotFit) {
   Context ctx;
   Problem problem = make_problem(ctx, 10, 10, {}, documents({10}), DType::kF32);
   const MaskPiece good = problem.mask.pieces.at(0);
-  auto refuses = [&](const std::string& part, std::vector<MaskPiece> pieces, int64_t window = 0) {
-    problem.mask = {.pieces = std::move(pieces), .window = window};
+  auto refuses = [&](const std::string& part, std::vector<MaskPiece> pieces) {
+    problem.mask = {.pieces = std::move(pieces)};
     expect_error(ErrorCode::kInternal, {part}, [&] { run(ctx, kKernel, problem); });
   };
-  refuses("window", {good}, -1);
   MaskPiece piece = good;
   piece.k_length = 11;
   refuses("block of", {piece});

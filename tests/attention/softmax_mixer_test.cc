@@ -156,9 +156,9 @@ Tensor plain_mixer(Model& model, const SoftmaxMixerOptions& options) {
   const Tensor q = heads("q", options.num_heads, true);
   const Tensor k = heads("k", options.num_kv_heads, true);
   const Tensor v = heads("v", options.num_kv_heads, false);
-  const Tensor o = testing::naive_attention(ctx, q, k, v, ctx.zeros(q.shape(), DType::kF64),
-                                            model.plan.cu_seqlens(),
-                                            1 / std::sqrt(static_cast<double>(D)), options.window)
+  const Tensor o = testing::naive_attention(
+                       ctx, q, k, v, ctx.zeros(q.shape(), DType::kF64), model.plan.cu_seqlens(),
+                       {.scale = 1 / std::sqrt(static_cast<double>(D)), .window = options.window})
                        .o_THV;
   return project(o.reshape({T, options.num_heads * D}), "o_proj");
 }

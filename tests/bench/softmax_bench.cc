@@ -53,7 +53,7 @@ Case make_case(const benchmark::State& state) {
     segments.push_back({.document = begin / document, .length = length, .slot = begin});
     made.num_pairs += 0.5 * static_cast<double>(length) * static_cast<double>(length + 1);
   }
-  made.mask = causal_document_mask(segments, segments);
+  made.mask = document_mask(segments, segments, {});
   return made;
 }
 

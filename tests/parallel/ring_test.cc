@@ -37,7 +37,7 @@ TEST(RingSteps, StopAfterTheLastStepAtWhichAnyRankSeesAnything) {
       for (int num_ranks : {1, 2, 3, 4, 8})
         for (int64_t window : {0, 1, 2, 5, 16}) {
           const SequencePlan plan = SequencePlan::make(cu_seqlens, layout, num_ranks, 0);
-          EXPECT_EQ(ring_steps(plan, window), expected_steps(plan, window))
+          EXPECT_EQ(ring_steps(plan, {.window = window}), expected_steps(plan, window))
               << fmt::format("cu_seqlens {} {} over {} ranks, window {}",
                              fmt::join(cu_seqlens, ","), layout_name(layout), num_ranks, window);
         }
@@ -51,8 +51,18 @@ TEST(RingSteps, OneDocumentGoesAllTheWayRound) {
 
 TEST(RingSteps, ShortDocumentsAndWindowsNeedOnlyNeighbours) {
   EXPECT_EQ(ring_steps(SequencePlan::make({0, 8, 16, 24}, Layout::kContiguous, 3, 0)), 0);
-  EXPECT_EQ(ring_steps(SequencePlan::make({0, 64}, Layout::kContiguous, 8, 0), 9), 1);
-  EXPECT_EQ(ring_steps(SequencePlan::make({0, 64}, Layout::kContiguous, 8, 0), 10), 2);
+  EXPECT_EQ(ring_steps(SequencePlan::make({0, 64}, Layout::kContiguous, 8, 0), {.window = 9}), 1);
+  EXPECT_EQ(ring_steps(SequencePlan::make({0, 64}, Layout::kContiguous, 8, 0), {.window = 10}), 2);
+}
+
+TEST(RingSteps, TokensSeenFromAfarAndLaterKeysNeedMore) {
+  const auto one_document = SequencePlan::make({0, 64}, Layout::kContiguous, 8, 0);
+  EXPECT_EQ(ring_steps(one_document, {.window = 9, .num_sink_tokens = 1}), 7);
+  EXPECT_EQ(ring_steps(one_document, {.window = 9, .anchor = true}), 7);
+  EXPECT_EQ(ring_steps(one_document, {.causal = false, .window = 9}), 7);  // seven back is one on
+  const auto two_documents = SequencePlan::make({0, 32, 64}, Layout::kContiguous, 8, 0);
+  EXPECT_EQ(ring_steps(two_documents, {.window = 9, .num_sink_tokens = 1}), 3);
+  EXPECT_EQ(ring_steps(two_documents, {.anchor = true}), 7);
 }
 
 }  // namespace

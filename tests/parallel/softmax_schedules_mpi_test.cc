@@ -149,19 +149,18 @@ void for_each_case(std::span<const Heads> all_heads, F&& f) {
 void expect_equal_to_definition(std::span<const Heads> all_heads, DType dtype, double forward_bound,
                                 double gradient_bound, int64_t window = 0) {
   Context ctx;
-  for_each_case(all_heads,
-                [&](const Strategy& strategy, Heads heads, const std::vector<int64_t>& cu_seqlens) {
-                  const Batch batch = make_batch(ctx, cu_seqlens, heads, dtype, window);
-                  const NaiveAttention expected =
-                      naive_attention(ctx, batch.q_THD, batch.k_TKD, batch.v_TKV, batch.do_THV,
-                                      cu_seqlens, batch.options.scale, window);
-                  const Results found = run(ctx, batch, strategy, world());
-                  EXPECT_EQ(found.o_THV.dtype(), dtype);
-                  EXPECT_LE(relative_rms(found.o_THV, expected.o_THV), forward_bound) << "o";
-                  EXPECT_LE(relative_rms(found.dq_THD, expected.dq_THD), gradient_bound) << "dq";
-                  EXPECT_LE(relative_rms(found.dk_TKD, expected.dk_TKD), gradient_bound) << "dk";
-                  EXPECT_LE(relative_rms(found.dv_TKV, expected.dv_TKV), gradient_bound) << "dv";
-                });
+  for_each_case(all_heads, [&](const Strategy& strategy, Heads heads,
+                               const std::vector<int64_t>& cu_seqlens) {
+    const Batch batch = make_batch(ctx, cu_seqlens, heads, dtype, window);
+    const NaiveAttention expected = naive_attention(ctx, batch.q_THD, batch.k_TKD, batch.v_TKV,
+                                                    batch.do_THV, cu_seqlens, batch.options);
+    const Results found = run(ctx, batch, strategy, world());
+    EXPECT_EQ(found.o_THV.dtype(), dtype);
+    EXPECT_LE(relative_rms(found.o_THV, expected.o_THV), forward_bound) << "o";
+    EXPECT_LE(relative_rms(found.dq_THD, expected.dq_THD), gradient_bound) << "dq";
+    EXPECT_LE(relative_rms(found.dk_TKD, expected.dk_TKD), gradient_bound) << "dk";
+    EXPECT_LE(relative_rms(found.dv_TKV, expected.dv_TKV), gradient_bound) << "dv";
+  });
 }
 
 TEST(SoftmaxSchedules, EqualTheWholeBatchInFp32) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "runtime/random.h"
 
 namespace longship {
@@ -11,21 +13,36 @@ RowRange with_row(RowRange rows, int64_t row) {
   return cover(rows, {row, 1});
 }
 
+constexpr MaskRule kRules[] = {{},
+                               {.window = 1},
+                               {.window = 2},
+                               {.window = 5},
+                               {.window = 16},
+                               {.causal = false},
+                               {.causal = false, .window = 4},
+                               {.window = 3, .num_sink_tokens = 2},
+                               {.window = 2, .num_sink_tokens = 5, .anchor = true},
+                               {.causal = false, .window = 2, .num_sink_tokens = 1},
+                               {.anchor = true}};
+
 struct Expected {
   VisibleRows rows;
   std::vector<RowRange> keys;  // one by one
 };
 
 // From the definition: token by token.
-Expected expected(const SequencePlan& plan, int query_rank, int key_rank, int64_t window) {
+Expected expected(const SequencePlan& plan, int query_rank, int key_rank, const MaskRule& rule) {
   Expected seen;
   for (const Segment& q : plan.segments(query_rank))
     for (const Segment& k : plan.segments(key_rank))
       for (int64_t i = 0; i < q.length; ++i)
         for (int64_t j = 0; j < k.length; ++j) {
-          const int64_t distance = q.position + i - k.position - j;
-          if (q.document != k.document || distance < 0 || (window > 0 && distance >= window))
-            continue;
+          const int64_t key = k.position + j, distance = q.position + i - key;
+          const bool is_anchor = rule.anchor && k.global_begin + j == 0;
+          const bool is_near = rule.window == 0 || std::abs(distance) < rule.window;
+          const bool in_document = q.document == k.document && (!rule.causal || distance >= 0) &&
+                                   (is_near || key < rule.num_sink_tokens);
+          if (!in_document && !is_anchor) continue;
           seen.rows.queries = with_row(seen.rows.queries, q.slot + i);
           seen.rows.keys = with_row(seen.rows.keys, k.slot + j);
           seen.keys.push_back({k.slot + j, 1});
@@ -40,15 +57,17 @@ TEST(VisibleRows, CoverWhatTheMaskShowsOfEveryPairOfRanks) {
       cu_seqlens.push_back(cu_seqlens.back() + static_cast<int64_t>(uniform_index(seed, 3, d, 30)));
     for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
       for (int num_ranks : {1, 2, 3, 8})
-        for (int64_t window : {0, 1, 2, 5, 16}) {
+        for (const MaskRule& rule : kRules) {
           const SequencePlan plan = SequencePlan::make(cu_seqlens, layout, num_ranks, 0);
-          const Visibility visibility(plan, window);
+          const Visibility visibility(plan, rule);
           for (int q = 0; q < num_ranks; ++q)
             for (int k = 0; k < num_ranks; ++k) {
-              const auto [rows, keys] = expected(plan, q, k, window);
-              SCOPED_TRACE(fmt::format("cu_seqlens {} {} over {} ranks, window {}: {} sees {}",
-                                       fmt::join(cu_seqlens, ","), layout_name(layout), num_ranks,
-                                       window, q, k));
+              const auto [rows, keys] = expected(plan, q, k, rule);
+              SCOPED_TRACE(
+                  fmt::format("cu_seqlens {} {} over {} ranks, causal {}, window "
+                              "{}, {} sink tokens, anchor {}: {} sees {}",
+                              fmt::join(cu_seqlens, ","), layout_name(layout), num_ranks,
+                              rule.causal, rule.window, rule.num_sink_tokens, rule.anchor, q, k));
               EXPECT_EQ(visibility.between(q, k).queries, rows.queries);
               EXPECT_EQ(visibility.between(q, k).keys, rows.keys);
               EXPECT_EQ(visibility.keys(q, k), joined(keys));

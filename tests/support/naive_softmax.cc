@@ -1,6 +1,7 @@
 #include "tests/support/naive_softmax.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <functional>
 #include <limits>
 
@@ -14,6 +15,8 @@ struct Problem {
   std::vector<int64_t> kv_head;
   double scale;
   std::function<bool(int64_t query, int64_t key)> sees;
+  // Of one more key of each head, with value zero; empty = none.
+  std::vector<double> sink;
 };
 
 double dot(const double* a, const double* b, int64_t count) {
@@ -39,8 +42,11 @@ void attend(const Problem& p, double* o, double* lse) {
       const std::vector<double> row = scores(p, t, h);
       double maximum = -std::numeric_limits<double>::infinity(), total = 0;
       for (double score : row) maximum = std::max(maximum, score);
+      const bool has_sink = !p.sink.empty();
+      if (has_sink) maximum = std::max(maximum, p.sink[static_cast<size_t>(h)]);
       for (double score : row)
         if (std::isfinite(score)) total += std::exp(score - maximum);
+      if (has_sink) total += std::exp(p.sink[static_cast<size_t>(h)] - maximum);
       double& row_lse = lse[t * p.H + h];
       row_lse = total > 0 ? maximum + std::log(total) : maximum;
       for (int64_t d = 0; d < p.V; ++d) {
@@ -99,7 +105,8 @@ std::function<bool(int64_t, int64_t)> sees_of(const BlockMask& mask, int64_t T, 
     for (int64_t i = 0; i < piece.q_length; ++i)
       for (int64_t j = 0; j < piece.k_length; ++j) {
         const int64_t distance = piece.q_position + i - (piece.k_position + j);
-        if (distance >= 0 && (mask.window == 0 || distance < mask.window))
+        if ((!piece.causal || distance >= 0) &&
+            (piece.window == 0 || std::abs(distance) < piece.window))
           seen[static_cast<size_t>((piece.q_begin + i) * S + piece.k_begin + j)] = true;
       }
   return [seen = std::move(seen), S](int64_t t, int64_t s) {
@@ -122,7 +129,8 @@ Problem problem_of(const Tensor& q_THD, const Tensor& k_SKD, const Tensor& v_SKV
           .v = v_SKV.data<double>(),
           .kv_head = std::move(kv_head),
           .scale = scale,
-          .sees = std::move(sees)};
+          .sees = std::move(sees),
+          .sink = {}};
 }
 
 }  // namespace
@@ -156,24 +164,34 @@ void NaiveSoftmax::backward(Context&, const SoftmaxBlockInput& input, const Bloc
 
 NaiveAttention naive_attention(const Context& ctx, const Tensor& q_THD, const Tensor& k_TKD,
                                const Tensor& v_TKV, const Tensor& do_THV,
-                               const std::vector<int64_t>& cu_seqlens, double scale,
-                               int64_t window) {
-  std::vector<int64_t> document;
+                               const std::vector<int64_t>& cu_seqlens,
+                               const AttentionOptions& options) {
+  std::vector<int64_t> first_token;  // of every token's document
   for (size_t d = 0; d + 1 < cu_seqlens.size(); ++d)
     for (int64_t t = cu_seqlens[d]; t < cu_seqlens[d + 1]; ++t)
-      document.push_back(static_cast<int64_t>(d));
+      first_token.push_back(cu_seqlens[d]);
   std::vector<int64_t> kv_head;
   for (int64_t h = 0; h < q_THD.dim(1); ++h) kv_head.push_back(h * k_TKD.dim(1) / q_THD.dim(1));
   const Tensor q = widen(q_THD), k = widen(k_TKD), v = widen(v_TKV), grad_o = widen(do_THV);
-  const Problem problem = problem_of(q, k, v, std::move(kv_head), scale, [&](int64_t t, int64_t s) {
-    return s <= t && document[static_cast<size_t>(t)] == document[static_cast<size_t>(s)] &&
-           (window == 0 || t - s < window);
-  });
-  const NaiveAttention result = {.o_THV = ctx.empty(grad_o.shape(), DType::kF64),
-                                 .lse_TH = ctx.empty({problem.T, problem.H}, DType::kF64),
-                                 .dq_THD = ctx.zeros(q.shape(), DType::kF64),
-                                 .dk_TKD = ctx.zeros(k.shape(), DType::kF64),
-                                 .dv_TKV = ctx.zeros(v.shape(), DType::kF64)};
+  Problem problem =
+      problem_of(q, k, v, std::move(kv_head), options.scale, [&](int64_t t, int64_t s) {
+        if (options.anchor && s == 0) return true;
+        const int64_t first = first_token[static_cast<size_t>(t)];
+        if (first != first_token[static_cast<size_t>(s)] || (options.causal && s > t)) return false;
+        const bool is_sink = s - first < options.num_sink_tokens;
+        return options.window == 0 || is_sink || std::abs(t - s) < options.window;
+      });
+  const Tensor sink_H = options.sink_logit_H.value();
+  if (sink_H.defined()) {
+    const Tensor wide = widen(sink_H);
+    problem.sink.assign(wide.data<double>(), wide.data<double>() + wide.numel());
+  }
+  NaiveAttention result = {.o_THV = ctx.empty(grad_o.shape(), DType::kF64),
+                           .lse_TH = ctx.empty({problem.T, problem.H}, DType::kF64),
+                           .dq_THD = ctx.zeros(q.shape(), DType::kF64),
+                           .dk_TKD = ctx.zeros(k.shape(), DType::kF64),
+                           .dv_TKV = ctx.zeros(v.shape(), DType::kF64),
+                           .dsink_H = {}};
   attend(problem, result.o_THV.data<double>(), result.lse_TH.data<double>());
   std::vector<double> delta;
   for (int64_t row = 0; row < problem.T * problem.H; ++row)
@@ -182,6 +200,14 @@ NaiveAttention naive_attention(const Context& ctx, const Tensor& q_THD, const Te
   differentiate(problem, grad_o.data<double>(), result.lse_TH.data<double>(), delta.data(),
                 result.dq_THD.data<double>(), result.dk_TKD.data<double>(),
                 result.dv_TKV.data<double>());
+  if (!problem.sink.empty()) {
+    result.dsink_H = ctx.zeros({problem.H}, DType::kF64);
+    for (int64_t row = 0; row < problem.T * problem.H; ++row) {
+      const double score = problem.sink[static_cast<size_t>(row % problem.H)];
+      result.dsink_H.data<double>()[row % problem.H] -=
+          std::exp(score - result.lse_TH.data<double>()[row]) * delta[static_cast<size_t>(row)];
+    }
+  }
   return result;
 }
 

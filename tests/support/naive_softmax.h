@@ -2,7 +2,7 @@
 // kernels and of the sequence-parallel schedules. It shares no code with them.
 #pragma once
 
-#include "parallel/softmax_block.h"
+#include "parallel/softmax_schedule.h"
 
 namespace longship::testing {
 
@@ -19,13 +19,14 @@ class NaiveSoftmax final : public SoftmaxBlock {
 struct NaiveAttention {
   Tensor o_THV, lse_TH;
   Tensor dq_THD, dk_TKD, dv_TKV;
+  Tensor dsink_H;  // undefined without a sink logit
 };
 
-// Causal attention within the documents of `cu_seqlens` and its gradients for do_THV. Inputs in any
-// floating dtype; query head h uses key/value head h * K / H; `window` as in MaskPiece.
+// Attention within the documents of `cu_seqlens` and its gradients for do_THV. Inputs in any
+// floating dtype; query head h uses key/value head h * K / H.
 NaiveAttention naive_attention(const Context& ctx, const Tensor& q_THD, const Tensor& k_TKD,
                                const Tensor& v_TKV, const Tensor& do_THV,
-                               const std::vector<int64_t>& cu_seqlens, double scale,
-                               int64_t window = 0);
+                               const std::vector<int64_t>& cu_seqlens,
+                               const AttentionOptions& options);
 
 }  // namespace longship::testing
