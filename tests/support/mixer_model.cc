@@ -1,0 +1,91 @@
+#include "tests/support/mixer_model.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/support/gradient_check.h"
+
+namespace longship::testing {
+namespace {
+
+Context threaded(int num_threads) {
+  Context ctx;
+  ctx.num_threads = num_threads;
+  return ctx;
+}
+
+}  // namespace
+
+MixerModel::MixerModel(const Make& make, int64_t hidden_size, DType dtype, SequencePlan of_batch,
+                       int num_threads)
+    : ctx(threaded(num_threads)),
+      parameters(ctx, dtype, /*seed=*/5),
+      plan(std::move(of_batch)),
+      mixer(make(parameters)) {
+  for (Parameter& parameter : parameters.all())
+    if (!parameter.decay)
+      parameter.master.copy_from(
+          random_tensor(ctx, parameter.master.shape(), parameter.name.size()));
+  parameters.refresh_compute_copies();
+  const Shape shape = {plan.num_tokens(), hidden_size};
+  x_TE = Variable::leaf(plan.shard(ctx, random_tensor(ctx, shape, 1).to(dtype)));
+  dy_TE = plan.shard(ctx, random_tensor(ctx, shape, 2).to(dtype));
+}
+
+Tensor MixerModel::forward_and_backward() {
+  Tape tape;
+  ctx.tape = &tape;
+  const Variable y_TE = mixer->forward(ctx, x_TE, plan);
+  tape.backward(ctx, y_TE, dy_TE);
+  ctx.tape = nullptr;
+  return y_TE.value();
+}
+
+double MixerModel::loss() {
+  const Tensor y_TE = mixer->forward(ctx, x_TE, plan).value();
+  double sum = 0;
+  for (int64_t i = 0; i < y_TE.numel(); ++i)
+    sum += y_TE.data<double>()[i] * dy_TE.data<double>()[i];
+  return sum;
+}
+
+std::vector<std::pair<std::string, Variable>> MixerModel::leaves() {
+  std::vector<std::pair<std::string, Variable>> all = {{"x", x_TE}};
+  for (Parameter& parameter : parameters.all())
+    all.emplace_back(parameter.name, parameter.variable);
+  return all;
+}
+
+Tensor MixerModel::parameter(const std::string& name) const {
+  const Parameter* found = parameters.find(name);
+  LONGSHIP_CHECK(found != nullptr, "no parameter {}", name);
+  return found->master;
+}
+
+void check_mixer_gradients(MixerModel& model, int64_t max_probes) {
+  model.forward_and_backward();
+  for (const auto& [name, leaf] : model.leaves()) {
+    ASSERT_TRUE(leaf.gradient()->defined()) << name;
+    const Tensor gradient = leaf.gradient()->sum();
+    double* values = leaf.value().data<double>();
+    const int64_t count = gradient.numel(), probes = std::min(count, max_probes);
+    double largest = 0;
+    for (int64_t probe = 0; probe < probes; ++probe) {
+      const int64_t i = count * probe / probes;
+      const double kept = values[i], step = 1e-5;
+      values[i] = kept + step;
+      const double above = model.loss();
+      values[i] = kept - step;
+      const double below = model.loss();
+      values[i] = kept;
+      const double numeric = (above - below) / (2 * step);
+      EXPECT_NEAR(gradient.data<double>()[i], numeric, 1e-6 * std::max(1.0, std::abs(numeric)))
+          << name << " element " << i;
+      largest = std::max(largest, std::abs(numeric));
+    }
+    EXPECT_GT(largest, 1e-4) << name << " has no effect";
+  }
+}
+
+}  // namespace longship::testing
