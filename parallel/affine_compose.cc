@@ -2,21 +2,22 @@
 
 #include <algorithm>
 
+#include "parallel/cut_segments.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {
 namespace {
 
-Shape shape_of_m(Transition transition, int64_t num_segments, int64_t num_heads, int64_t key_size) {
+Shape shape_of_m(Transition transition, int64_t num_maps, int64_t num_heads, int64_t key_size) {
   switch (transition) {
     case Transition::kIdentity:
       break;
     case Transition::kScalar:
-      return {num_segments, num_heads};
+      return {num_maps, num_heads};
     case Transition::kDiagonal:
-      return {num_segments, num_heads, key_size};
+      return {num_maps, num_heads, key_size};
     case Transition::kDense:
-      return {num_segments, num_heads, key_size, key_size};
+      return {num_maps, num_heads, key_size, key_size};
   }
   throw_internal("transition", __FILE__, __LINE__, "a transition without m");
 }
@@ -102,18 +103,17 @@ void apply_typed(const Context& ctx, const AffineMap& map, bool transposed, cons
 }  // namespace
 
 AffineSummary checked_summary(const AffineSummary& summary, const SequencePlan& plan) {
-  const auto num_segments = std::ssize(plan.local_segments());
+  const int64_t num_maps = std::ssize(cut_segments(plan, plan.rank()));
   const Tensor& b_NHKV = summary.b_NHKV;
-  LONGSHIP_CHECK(b_NHKV.defined() && b_NHKV.rank() == 4 && b_NHKV.dim(0) == num_segments,
-                 "summary b is {}, expected [{}, H, K, V]", shape_string(b_NHKV.shape()),
-                 num_segments);
+  LONGSHIP_CHECK(b_NHKV.defined() && b_NHKV.rank() == 4 && b_NHKV.dim(0) == num_maps,
+                 "summary b is {}, expected [{}, H, K, V]", shape_string(b_NHKV.shape()), num_maps);
   LONGSHIP_CHECK(b_NHKV.dtype() == DType::kF32 || b_NHKV.dtype() == DType::kF64,
                  "states are fp32 or fp64, not {}", dtype_name(b_NHKV.dtype()));
   if (summary.transition == Transition::kIdentity) {
     LONGSHIP_CHECK(!summary.m.defined(), "identity transitions have no m");
     return {summary.transition, {}, b_NHKV.contiguous()};
   }
-  const Shape expected = shape_of_m(summary.transition, num_segments, b_NHKV.dim(1), b_NHKV.dim(2));
+  const Shape expected = shape_of_m(summary.transition, num_maps, b_NHKV.dim(1), b_NHKV.dim(2));
   LONGSHIP_CHECK(
       summary.m.defined() && summary.m.shape() == expected && summary.m.dtype() == b_NHKV.dtype(),
       "summary m is {} {}, expected {} {}", dtype_name(summary.m.dtype()),
@@ -121,9 +121,9 @@ AffineSummary checked_summary(const AffineSummary& summary, const SequencePlan& 
   return {summary.transition, summary.m.contiguous(), b_NHKV.contiguous()};
 }
 
-AffineMap map_of(const AffineSummary& summary, int64_t segment) {
+AffineMap map_of(const AffineSummary& summary, int64_t index) {
   auto row = [&](const Tensor& rows) {
-    return rows.slice(0, segment, 1).reshape({rows.shape().begin() + 1, rows.shape().end()});
+    return rows.slice(0, index, 1).reshape({rows.shape().begin() + 1, rows.shape().end()});
   };
   return {summary.transition, summary.m.defined() ? row(summary.m) : Tensor(), row(summary.b_NHKV)};
 }

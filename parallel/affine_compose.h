@@ -14,12 +14,12 @@ struct AffineMap {
   Tensor b_HKV;  // rows may lie apart, elements of a row may not
 };
 
-// `summary` with contiguous tensors. Throws Error(kInternal) unless it holds one map for each local
-// segment of `plan`, shaped as AffineSummary says, in fp32 or fp64.
+// `summary` with contiguous tensors. Throws Error(kInternal) unless it holds one map for each cut
+// segment of this rank, shaped as AffineSummary says, in fp32 or fp64.
 AffineSummary checked_summary(const AffineSummary& summary, const SequencePlan& plan);
 
-// Row `segment` of a checked summary, as views.
-AffineMap map_of(const AffineSummary& summary, int64_t segment);
+// Row `index` of a checked summary, as views.
+AffineMap map_of(const AffineSummary& summary, int64_t index);
 
 // out = M in + B (forward) or M^T in + B (backward), overwriting `out`, which must not overlap the
 // others. An undefined `in` is the zero state: out = B, and M is not read. An element is summed as

@@ -2,7 +2,8 @@
 // ranks. A run of tokens maps its incoming state affinely, S_out = M S_in + B, so schedules move
 // and compose pairs (B, M) and never look inside a kernel.
 //
-// Shapes: N local segments of a SequencePlan, H state heads, K key size, V value size.
+// Shapes: N cut segments of this rank (parallel/cut_segments.h), H state heads, K key size, V value
+// size. Segments that hold a whole document have no row: no state enters or leaves them.
 #pragma once
 
 #include <memory>
@@ -20,7 +21,7 @@ enum class Transition {
   kDense,     // DeltaNet, Gated DeltaNet, KDA: m is [N, H, K, K], S_out = m S_in + B
 };
 
-// One affine map per local segment. fp32, or fp64 for fp64 models.
+// One affine map per cut segment, in their order. fp32, or fp64 for fp64 models.
 struct AffineSummary {
   Transition transition = Transition::kIdentity;
   Tensor m;
@@ -37,7 +38,7 @@ enum class ScanDirection { kForward, kBackward };
 class PendingStates {
  public:
   virtual ~PendingStates() = default;
-  // [N, H, K, V]: S_in (forward) or dS_out (backward) of each local segment. Call once.
+  // [N, H, K, V]: S_in (forward) or dS_out (backward) of each cut segment. Call once.
   virtual Tensor wait() = 0;
 };
 

@@ -18,9 +18,11 @@ std::vector<int64_t> cut_segments(const SequencePlan& plan, int rank) {
 
 std::vector<CutSegment> cut_segments(const SequencePlan& plan) {
   std::vector<CutSegment> cut;
-  for (int rank = 0; rank < plan.num_ranks(); ++rank)
+  for (int rank = 0; rank < plan.num_ranks(); ++rank) {
+    int64_t row = 0;
     for (const int64_t index : cut_segments(plan, rank))
-      cut.push_back({rank, index, plan.segments(rank)[static_cast<size_t>(index)]});
+      cut.push_back({rank, index, row++, plan.segments(rank)[static_cast<size_t>(index)]});
+  }
   std::sort(cut.begin(), cut.end(), [](const CutSegment& a, const CutSegment& b) {
     return a.segment.global_begin < b.segment.global_begin;
   });

@@ -12,6 +12,7 @@ namespace longship {
 struct CutSegment {
   int rank = 0;
   int64_t index = 0;  // in plan.segments(rank)
+  int64_t row = 0;    // among the cut segments of that rank
   Segment segment;
 };
 

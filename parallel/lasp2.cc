@@ -52,7 +52,7 @@ class Lasp2States final : public PendingStates {
     for (const StateLink& link : links) {
       folds_.push_back({.record = next_record[static_cast<size_t>(link.from_rank)]++,
                         .starts = link.depth == 0,
-                        .segment = link.to_rank == plan.rank() ? link.to : -1});
+                        .row = link.to_rank == plan.rank() ? link.to : -1});
       if (link.from_rank != plan.rank()) continue;
       const AffineMap from = map_of(summary, link.from);
       const AffineMap to = record_.map(own.slice(0, packed, record_.size()));
@@ -71,15 +71,15 @@ class Lasp2States final : public PendingStates {
     std::vector<bool> needed(folds_.size() + 1, false);
     for (size_t i = folds_.size(); i-- > 0;) {
       const bool is_last = i + 1 == folds_.size() || folds_[i + 1].starts;
-      needed[i] = folds_[i].segment >= 0 || (!is_last && needed[i + 1]);
+      needed[i] = folds_[i].row >= 0 || (!is_last && needed[i + 1]);
     }
     Tensor scratch_HKV[2], state_HKV;
     for (Tensor& scratch : scratch_HKV) scratch = ctx_.empty(record_.b_shape, states_NHKV_.dtype());
     for (size_t i = 0; i < folds_.size(); ++i) {
       const Fold& fold = folds_[i];
       if (!needed[i]) continue;
-      const Tensor next_HKV = fold.segment >= 0
-                                  ? states_NHKV_.slice(0, fold.segment, 1).reshape(record_.b_shape)
+      const Tensor next_HKV = fold.row >= 0
+                                  ? states_NHKV_.slice(0, fold.row, 1).reshape(record_.b_shape)
                                   : scratch_HKV[i % 2];
       const Tensor flat = gathered_.slice(0, fold.record * record_.size(), record_.size());
       apply(ctx_, record_.map(flat), direction_, fold.starts ? Tensor() : state_HKV, next_HKV);
@@ -90,9 +90,9 @@ class Lasp2States final : public PendingStates {
 
  private:
   struct Fold {
-    int64_t record;   // the map of the segment before
-    bool starts;      // whether that is the first of its document
-    int64_t segment;  // here, or -1 on other ranks
+    int64_t record;  // the map of the segment before
+    bool starts;     // whether that is the first of its document
+    int64_t row;     // of its state here, or -1 on other ranks
   };
 
   Context ctx_;

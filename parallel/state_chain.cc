@@ -24,8 +24,8 @@ Tensor StateChain::columns(const Tensor& state_HKV, int64_t block) const {
 
 void StateChain::post() {
   const Shape& shape = states_NHKV_.shape();
-  auto state = [&](int64_t segment) {
-    return states_NHKV_.slice(0, segment, 1).reshape({shape[1], shape[2], shape[3]});
+  auto state = [&](int64_t row) {
+    return states_NHKV_.slice(0, row, 1).reshape({shape[1], shape[2], shape[3]});
   };
   std::vector<P2P> batch;
   for (const StateLink& link : links_) {

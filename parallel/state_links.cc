@@ -18,7 +18,7 @@ std::vector<StateLink> state_links(const SequencePlan& plan, ScanDirection direc
       depth = 0;
       continue;
     }
-    links.push_back({from.rank, from.index, to.rank, to.index, depth++});
+    links.push_back({from.rank, from.row, to.rank, to.row, depth++});
   }
   return links;
 }

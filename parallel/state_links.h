@@ -11,9 +11,9 @@ namespace longship {
 // different ranks (a rank joins its own), so every link is a message.
 struct StateLink {
   int from_rank = 0;
-  int64_t from = 0;  // index in plan.segments(from_rank)
+  int64_t from = 0;  // row among the cut segments of from_rank
   int to_rank = 0;
-  int64_t to = 0;     // index in plan.segments(to_rank)
+  int64_t to = 0;     // row among those of to_rank
   int64_t depth = 0;  // links of the same document before this one; at 0 the state starts as zero
 
   bool operator==(const StateLink&) const = default;

@@ -13,7 +13,7 @@
 //   "lasp2"          (P - 1) c H (K V + m) e, m = 0, 1, K, K^2 elements of a head's M
 //
 // All ranks of the group call carry() with the same plan, direction, sizes and order of calls, and
-// then wait(); a rank that holds no tokens too, with tensors of no segments.
+// then wait(); a rank without cut segments too, with tensors of no rows.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +53,7 @@ struct ZecoOptions {
 // What the thread waits for messages counts in CommStats::wait_s, though the caller may compute.
 std::unique_ptr<StateSchedule> make_zeco(const Group& sp, ZecoOptions options = {});
 
-// One rank that holds the whole plan: every document is one segment, so all states are zero. A plan
+// One rank that holds the whole plan: no document is cut, so there are no states to carry. A plan
 // over more ranks throws Error(kInternal).
 std::unique_ptr<StateSchedule> make_local_states();
 

@@ -2,6 +2,7 @@
 
 #include "attention/linear/decay_summary.h"
 #include "attention/linear/query_scores.h"
+#include "attention/linear/segment_state.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {
@@ -45,7 +46,7 @@ DecayBackward<A>::DecayBackward(const Context& ctx, LinearProblem problem, Tenso
   const Tensor& v = problem_.input.v_THV;
   LinearProblem::check_tensor("states", states_NHKV_, problem_.states_shape(), problem_.sums);
   LinearProblem::check_tensor("do", do_THV_, v.shape(), v.dtype());
-  if (sums_.has_gates()) states_.emplace(ctx, problem_);
+  if (sums_.has_gates()) states_.emplace(ctx, problem_, states_NHKV_);
 }
 
 template <class A>
@@ -54,8 +55,8 @@ AffineSummary DecayBackward<A>::summary(Context& ctx) {
   const AffineSummary summary = decay_summary<A>(ctx, problem_);
   const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
                                        PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
-  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
-    const int64_t segment = index / H;
+  parallel_for_dynamic(ctx, problem_.num_cut() * H, [&](int64_t index) {
+    const int64_t segment = problem_.cut[static_cast<size_t>(index / H)];
     // Nothing precedes the start of a document, so nothing is sent back from it.
     if (problem_.segments[static_cast<size_t>(segment)].position == 0) return;
     LinearChunk<A> work(problem_, scratch.part(0));
@@ -82,7 +83,7 @@ void DecayBackward<A>::intra(Context& ctx) {
     const int64_t segment = index / H, head = index % H;
     LinearChunk<A> work(problem_, scratch.part(kWork));
     const PanelMatrix<A> state(scratch.part(kState), K, V);
-    load_rows({states_NHKV_, index * K * V, V}, A{1}, state);
+    load_state(problem_, states_NHKV_, segment, head, state);
     for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
          ++c) {
       if (states_) states_->keep(segment, c, head, state);
@@ -108,7 +109,7 @@ LinearGradients DecayBackward<A>::gradients(Context& ctx, const Tensor& grad_sta
     const int64_t segment = index / H, head = index % H;
     LinearChunk<A> work(problem_, scratch.part(kWork));
     const PanelMatrix<A> dstate(scratch.part(kState), K, V);
-    load_rows({grad_states_NHKV, index * K * V, V}, A{1}, dstate);
+    load_state(problem_, grad_states_NHKV, segment, head, dstate);
     auto step_back = [&](int64_t c, const PanelMatrix<A>* state) {
       work.begin(c, head);
       key_gradients(scratch, work, scores_.at(c, head), state, dstate, dv_THV);

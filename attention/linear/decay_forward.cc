@@ -2,6 +2,7 @@
 
 #include "attention/linear/decay_summary.h"
 #include "attention/linear/linear_chunk.h"
+#include "attention/linear/segment_state.h"
 #include "attention/thread_scratch.h"
 #include "runtime/parallel_for.h"
 
@@ -23,8 +24,8 @@ AffineSummary DecayForward<A>::summary(Context& ctx) {
   const AffineSummary summary = decay_summary<A>(ctx, problem_);
   const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
                                        PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
-  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
-    const int64_t segment = index / H;
+  parallel_for_dynamic(ctx, problem_.num_cut() * H, [&](int64_t index) {
+    const int64_t segment = problem_.cut[static_cast<size_t>(index / H)];
     LinearChunk<A> work(problem_, scratch.part(0));
     const PanelMatrix<A> state(scratch.part(1), K, V);
     state.fill_zero();
@@ -68,7 +69,7 @@ Tensor DecayForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
     const int64_t segment = index / H, head = index % H;
     LinearChunk<A> work(problem_, scratch.part(0));
     const PanelMatrix<A> state(scratch.part(1), K, V);
-    load_rows({states_NHKV, index * K * V, V}, A{1}, state);
+    load_state(problem_, states_NHKV, segment, head, state);
     for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
          ++c) {
       work.begin(c, head);

@@ -9,7 +9,7 @@ namespace longship {
 
 template <class A>
 AffineSummary decay_summary(const Context& ctx, const LinearProblem& problem) {
-  const int64_t N = problem.num_segments(), H = problem.num_heads;
+  const int64_t N = problem.num_cut(), H = problem.num_heads;
   const GateKind kind = gate_kind(problem.input.gate);
   AffineSummary summary{.transition = Transition::kIdentity,
                         .m = {},
@@ -23,7 +23,8 @@ AffineSummary decay_summary(const Context& ctx, const LinearProblem& problem) {
   const A* gates = problem.input.gate.data<A>();
   A* m = summary.m.data<A>();
   parallel_for_dynamic(ctx, N * H, [&](int64_t index) {
-    const Segment& segment = problem.segments[static_cast<size_t>(index / H)];
+    const Segment& segment =
+        problem.segments[static_cast<size_t>(problem.cut[static_cast<size_t>(index / H)])];
     std::vector<double> sums(static_cast<size_t>(size));
     for (int64_t t = 0; t < segment.length; ++t)
       for (int64_t d = 0; d < size; ++d)

@@ -1,4 +1,5 @@
-// The transition of every segment without the delta rule: a decay that the gates alone determine.
+// The transition of every cut segment without the delta rule: a decay that the gates alone
+// determine.
 #pragma once
 
 #include "attention/linear/linear_problem.h"

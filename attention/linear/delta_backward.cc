@@ -4,6 +4,7 @@
 #include "attention/linear/delta_factors.h"
 #include "attention/linear/panel_algebra.h"
 #include "attention/linear/query_scores.h"
+#include "attention/linear/segment_state.h"
 #include "attention/thread_scratch.h"
 #include "runtime/parallel_for.h"
 
@@ -55,7 +56,7 @@ DeltaBackward<A>::DeltaBackward(const Context& ctx, LinearProblem problem, Tenso
       key_scores_(ctx, problem_.grid, problem_.num_heads),
       query_scores_(ctx, problem_.grid, problem_.num_heads),
       values_(ctx, problem_.grid, problem_.num_heads, problem_.value_size),
-      states_(ctx, problem_),
+      states_(ctx, problem_, states_NHKV_),
       sums_(ctx, problem_) {
   const Tensor& v = problem_.input.v_THV;
   LinearProblem::check_tensor("states", states_NHKV_, problem_.states_shape(), problem_.sums);
@@ -66,7 +67,7 @@ DeltaBackward<A>::DeltaBackward(const Context& ctx, LinearProblem problem, Tenso
 
 template <class A>
 AffineSummary DeltaBackward<A>::summary(Context& ctx) {
-  const int64_t N = problem_.num_segments(), H = problem_.num_heads, K = problem_.key_size,
+  const int64_t N = problem_.num_cut(), H = problem_.num_heads, K = problem_.key_size,
                 V = problem_.value_size;
   const AffineSummary summary{.transition = Transition::kDense,
                               .m = ctx.zeros({N, H, K, K}, problem_.sums),
@@ -77,7 +78,8 @@ AffineSummary DeltaBackward<A>::summary(Context& ctx) {
       {DeltaChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, widest),
        PanelMatrix<A>::size(kC, widest), PanelMatrix<A>::size(kC, V), PanelMatrix<A>::size(K, K)});
   parallel_for_dynamic(ctx, N * H * 2, [&](int64_t index) {
-    const int64_t segment = index / (2 * H), head = index / 2 % H;
+    const int64_t row = index / (2 * H), head = index / 2 % H;
+    const int64_t segment = problem_.cut[static_cast<size_t>(row)];
     const bool is_b = index % 2 == 0;
     // Nothing precedes the start of a document, so nothing is sent back from it.
     if (problem_.segments[static_cast<size_t>(segment)].position == 0) return;
@@ -96,11 +98,11 @@ AffineSummary DeltaBackward<A>::summary(Context& ctx) {
       work.retreat(x, outputs, dstate);
     }
     if (is_b) {
-      store_rows(dstate, A{1}, {summary.b_NHKV, (segment * H + head) * K * V, V});
+      store_rows(dstate, A{1}, {summary.b_NHKV, (row * H + head) * K * V, V});
     } else {
       const PanelMatrix<A> m(scratch.part(4), K, K);
       transpose_panels(dstate, m);
-      store_rows(m, A{1}, {summary.m, (segment * H + head) * K * K, K});
+      store_rows(m, A{1}, {summary.m, (row * H + head) * K * K, K});
     }
   });
   return summary;
@@ -114,7 +116,7 @@ void DeltaBackward<A>::intra(Context& ctx) {
     const int64_t segment = index / H, head = index % H;
     DeltaChunk<A> work(problem_, scratch.part(kWork));
     const PanelMatrix<A> state(scratch.part(kState), K, V);
-    load_rows({states_NHKV_, index * K * V, V}, A{1}, state);
+    load_state(problem_, states_NHKV_, segment, head, state);
     for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
          ++c) {
       states_.keep(segment, c, head, state);
@@ -141,12 +143,12 @@ LinearGradients DeltaBackward<A>::gradients(Context& ctx, const Tensor& grad_sta
                             .dbeta_TH = ctx.empty({problem_.num_tokens, H}, problem_.sums)};
   const ThreadScratch<A> scratch = make_scratch(ctx);
   parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
-    const int64_t head = index % H;
+    const int64_t segment = index / H, head = index % H;
     DeltaChunk<A> work(problem_, scratch.part(kWork));
     const PanelMatrix<A> dstate(scratch.part(kState), K, V);
-    load_rows({grad_states_NHKV, index * K * V, V}, A{1}, dstate);
+    load_state(problem_, grad_states_NHKV, segment, head, dstate);
     states_.for_each_reversed(
-        index / H, head, scratch.part(kStates),
+        segment, head, scratch.part(kStates),
         [&](int64_t c, const PanelMatrix<A>& state) {
           work.begin(c, head);
           work.advance(values_.at(c, head), state);

@@ -3,6 +3,7 @@
 #include "attention/linear/delta_chunk.h"
 #include "attention/linear/delta_factors.h"
 #include "attention/linear/query_scores.h"
+#include "attention/linear/segment_state.h"
 #include "attention/thread_scratch.h"
 #include "runtime/parallel_for.h"
 
@@ -19,7 +20,7 @@ DeltaForward<A>::DeltaForward(const Context& ctx, LinearProblem problem)
 template <class A>
 AffineSummary DeltaForward<A>::summary(Context& ctx) {
   constexpr int64_t C = LinearProblem::kChunkSize;
-  const int64_t N = problem_.num_segments(), H = problem_.num_heads, K = problem_.key_size,
+  const int64_t N = problem_.num_cut(), H = problem_.num_heads, K = problem_.key_size,
                 V = problem_.value_size;
   const AffineSummary summary{.transition = Transition::kDense,
                               .m = ctx.zeros({N, H, K, K}, problem_.sums),
@@ -30,7 +31,8 @@ AffineSummary DeltaForward<A>::summary(Context& ctx) {
             PanelMatrix<A>::size(C, widest)});
   // The columns of [B | M] are independent: B and M of a segment are two items of work.
   parallel_for_dynamic(ctx, N * H * 2, [&](int64_t index) {
-    const int64_t segment = index / (2 * H), head = index / 2 % H;
+    const int64_t row = index / (2 * H), head = index / 2 % H;
+    const int64_t segment = problem_.cut[static_cast<size_t>(row)];
     const bool is_b = index % 2 == 0;
     // Nothing precedes the start of a document, so its M is never applied.
     if (!is_b && problem_.segments[static_cast<size_t>(segment)].position == 0) return;
@@ -45,9 +47,9 @@ AffineSummary DeltaForward<A>::summary(Context& ctx) {
       work.write_values(inverses_.at(c, head), state, is_b, values);
       work.advance(values, state);
     }
-    store_rows(state, A{1},
-               {is_b ? summary.b_NHKV : summary.m, (segment * H + head) * K * state.columns,
-                state.columns});
+    store_rows(
+        state, A{1},
+        {is_b ? summary.b_NHKV : summary.m, (row * H + head) * K * state.columns, state.columns});
   });
   return summary;
 }
@@ -70,7 +72,7 @@ Tensor DeltaForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
     const int64_t segment = index / H, head = index % H;
     DeltaChunk<A> work(problem_, scratch.part(0));
     const PanelMatrix<A> state(scratch.part(1), K, V);
-    load_rows({states_NHKV, index * K * V, V}, A{1}, state);
+    load_state(problem_, states_NHKV, segment, head, state);
     for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
          ++c) {
       work.begin(c, head);

@@ -15,10 +15,11 @@ namespace longship {
 class DeltaKernel final : public LinearKernel {
  public:
   std::unique_ptr<LinearForward> forward(Context& ctx, const LinearInput& input,
-                                         std::span<const Segment> segments) const override;
+                                         std::span<const Segment> segments,
+                                         std::span<const int64_t> cut) const override;
   std::unique_ptr<LinearBackward> backward(Context& ctx, const LinearInput& input,
                                            std::span<const Segment> segments,
-                                           const Tensor& states_NHKV,
+                                           std::span<const int64_t> cut, const Tensor& states_NHKV,
                                            const Tensor& do_THV) const override;
 };
 

@@ -1,5 +1,6 @@
 // Linear attention whose states are carried from rank to rank.
 #include "attention/linear/linear_schedule.h"
+#include "parallel/cut_segments.h"
 
 namespace longship {
 namespace {
@@ -8,7 +9,7 @@ struct LinearCarryNode final : Node {
   struct Saved {
     LinearInput input;
     SequencePlan plan;
-    Tensor states_NHKV;  // S_in of each segment; undefined on one rank, where all are zero
+    Tensor states_NHKV;  // S_in of each cut segment
   } saved;
   const LinearKernel* kernel;
   const StateSchedule* schedule;
@@ -24,25 +25,15 @@ struct LinearCarryNode final : Node {
     visit("v_THV", saved.input.v_THV);
     if (saved.input.gate.defined()) visit("gate", saved.input.gate);
     if (saved.input.beta_TH.defined()) visit("beta_TH", saved.input.beta_TH);
-    if (saved.states_NHKV.defined()) visit("states_NHKV", saved.states_NHKV);
+    visit("states_NHKV", saved.states_NHKV);
   }
 };
 
-Tensor zero_states(const Context& ctx, const LinearInput& input, const SequencePlan& plan) {
-  return ctx.zeros({static_cast<int64_t>(plan.local_segments().size()), input.v_THV.dim(1),
-                    input.q_TGK.dim(2), input.v_THV.dim(2)},
-                   accumulator_dtype(input.v_THV.dtype()));
-}
-
 // Runs the phases of a forward or backward around the states' journey. `Phases` has summary() and
-// intra(). On one rank nothing travels and the states are zero.
+// intra().
 template <class Phases>
 Tensor carry_states(Context& ctx, Phases& phases, const StateSchedule& schedule,
-                    const LinearInput& input, const SequencePlan& plan, ScanDirection direction) {
-  if (plan.num_ranks() == 1) {
-    phases.intra(ctx);
-    return zero_states(ctx, input, plan);
-  }
+                    const SequencePlan& plan, ScanDirection direction) {
   const auto pending = schedule.carry(ctx, phases.summary(ctx), plan, direction);
   phases.intra(ctx);
   return pending->wait();
@@ -50,12 +41,11 @@ Tensor carry_states(Context& ctx, Phases& phases, const StateSchedule& schedule,
 
 void LinearCarryNode::backward(Context& ctx) {
   const SequencePlan& plan = saved.plan;
-  const Tensor states_NHKV =
-      saved.states_NHKV.defined() ? saved.states_NHKV : zero_states(ctx, saved.input, plan);
-  const auto phases = kernel->backward(ctx, saved.input, plan.local_segments(), states_NHKV,
-                                       grad_output(ctx).contiguous());
+  const std::vector<int64_t> cut = cut_segments(plan, plan.rank());
+  const auto phases = kernel->backward(ctx, saved.input, plan.local_segments(), cut,
+                                       saved.states_NHKV, grad_output(ctx).contiguous());
   const Tensor grad_states_NHKV =
-      carry_states(ctx, *phases, *schedule, saved.input, plan, ScanDirection::kBackward);
+      carry_states(ctx, *phases, *schedule, plan, ScanDirection::kBackward);
   LinearGradients gradients = phases->gradients(ctx, grad_states_NHKV);
   Tensor* const by_input[] = {&gradients.dq_TGK, &gradients.dk_TGK, &gradients.dv_THV,
                               &gradients.dgate, &gradients.dbeta_TH};
@@ -81,14 +71,14 @@ class LinearCarry final : public LinearSchedule {
                             .scale = input.scale};
     LONGSHIP_CHECK(local.v_THV.dim(0) == plan.num_local_tokens(), "{} rows for {} local tokens",
                    local.v_THV.dim(0), plan.num_local_tokens());
-    const auto phases = kernel.forward(ctx, local, plan.local_segments());
-    Tensor states_NHKV = carry_states(ctx, *phases, *states_, local, plan, ScanDirection::kForward);
+    const std::vector<int64_t> cut = cut_segments(plan, plan.rank());
+    const auto phases = kernel.forward(ctx, local, plan.local_segments(), cut);
+    Tensor states_NHKV = carry_states(ctx, *phases, *states_, plan, ScanDirection::kForward);
     Tensor o_THV = phases->outputs(ctx, states_NHKV);
 
     std::unique_ptr<LinearCarryNode> node;
     if (is_recording(ctx,
                      {&input.q_TGK, &input.k_TGK, &input.v_THV, &input.gate, &input.beta_TH})) {
-      if (plan.num_ranks() == 1) states_NHKV = Tensor();
       node = std::make_unique<LinearCarryNode>(
           LinearCarryNode::Saved{local, plan, std::move(states_NHKV)}, kernel, *states_);
     }

@@ -6,8 +6,9 @@
 //   S_t = (I - beta_t k_t k_t^T) decay(g_t) S_{t-1} + beta_t k_t v_t^T;      o_t = s S_t^T q_t
 //
 // Shapes: T local tokens, G query/key heads, H value/state heads (H % G == 0; state head h reads
-// query/key head h / (H / G)), N local segments. Chunks lie on a grid of positions within the
-// document (multiples of the chunk size), so the grid does not depend on the number of ranks.
+// query/key head h / (H / G)), N cut segments: those that states enter or leave, as other ranks
+// hold parts of their documents (parallel/cut_segments.h). Chunks lie on a grid of positions within
+// the document (multiples of the chunk size), so the grid does not depend on the number of ranks.
 #pragma once
 
 #include <memory>
@@ -42,20 +43,21 @@ struct LinearGradients {
 class LinearForward {
  public:
   virtual ~LinearForward() = default;
-  // S_out = M S_in + B of each segment. Nothing precedes a segment at position 0 of its document:
-  // kernels may leave its M 0. May be left out where no document crosses ranks.
+  // S_out = M S_in + B of each cut segment. Nothing precedes a segment at position 0 of its
+  // document: kernels may leave its M 0. May be left out where no document crosses ranks.
   virtual AffineSummary summary(Context& ctx) = 0;
   // Work that needs no incoming state; runs while states travel.
   virtual void intra(Context& ctx) = 0;
-  // o [T, H, V] in v's dtype, given S_in [N, H, K, V].
+  // o [T, H, V] in v's dtype, given S_in [N, H, K, V]; the other
+  // segments start from zero.
   virtual Tensor outputs(Context& ctx, const Tensor& states_NHKV) = 0;
 };
 
 class LinearBackward {
  public:
   virtual ~LinearBackward() = default;
-  // b = R, the gradient of S_in for dS_out = 0; m = the forward's M. Both may be 0 for a segment at
-  // position 0. May be left out where no document crosses ranks.
+  // b = R, the gradient of S_in of each cut segment for dS_out = 0; m = the forward's M. Both may
+  // be 0 for a segment at position 0. May be left out where no document crosses ranks.
   virtual AffineSummary summary(Context& ctx) = 0;
   virtual void intra(Context& ctx) = 0;
   // Given dS_out [N, H, K, V].
@@ -65,11 +67,14 @@ class LinearBackward {
 class LinearKernel {
  public:
   virtual ~LinearKernel() = default;
+  // `cut`: the indices of the cut segments among `segments`, ascending.
   virtual std::unique_ptr<LinearForward> forward(Context& ctx, const LinearInput& input,
-                                                 std::span<const Segment> segments) const = 0;
+                                                 std::span<const Segment> segments,
+                                                 std::span<const int64_t> cut) const = 0;
   // states_NHKV: the S_in of the forward; everything else is computed again from the inputs.
   virtual std::unique_ptr<LinearBackward> backward(Context& ctx, const LinearInput& input,
                                                    std::span<const Segment> segments,
+                                                   std::span<const int64_t> cut,
                                                    const Tensor& states_NHKV,
                                                    const Tensor& do_THV) const = 0;
 };

@@ -5,8 +5,12 @@
 namespace longship {
 
 LinearProblem::LinearProblem(const LinearInput& input, std::span<const Segment> segments,
-                             WriteRule rule)
-    : input(input), segments(segments.begin(), segments.end()), grid(segments, kChunkSize) {
+                             std::span<const int64_t> cut, WriteRule rule)
+    : input(input),
+      segments(segments.begin(), segments.end()),
+      cut(cut.begin(), cut.end()),
+      grid(segments, kChunkSize),
+      state_row_(segments.size(), -1) {
   const Tensor &q = input.q_TGK, &v = input.v_THV, &gate = input.gate;
   LONGSHIP_CHECK(q.rank() == 3 && v.rank() == 3 && q.dim(1) > 0 && v.dim(1) % q.dim(1) == 0,
                  "q {}, v {}", shape_string(q.shape()), shape_string(v.shape()));
@@ -45,6 +49,12 @@ LinearProblem::LinearProblem(const LinearInput& input, std::span<const Segment> 
     covered += segment.length;
   }
   LONGSHIP_CHECK(covered == num_tokens, "segments of {} tokens for {} rows", covered, num_tokens);
+  for (size_t row = 0; row < cut.size(); ++row) {
+    LONGSHIP_CHECK(
+        cut[row] >= 0 && cut[row] < num_segments() && (row == 0 || cut[row] > cut[row - 1]),
+        "cut segment {} of {}", cut[row], num_segments());
+    state_row_[static_cast<size_t>(cut[row])] = static_cast<int64_t>(row);
+  }
 }
 
 void LinearProblem::check_tensor(const char* name, const Tensor& tensor, const Shape& shape,

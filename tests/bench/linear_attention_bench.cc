@@ -24,6 +24,7 @@ struct Case {
   Context ctx;
   LinearInput input;
   std::vector<Segment> segments;
+  std::vector<int64_t> cut = {0};
   Tensor states_NHKV, do_THV;
   int64_t T, H, K, V;
 
@@ -72,7 +73,7 @@ constexpr int64_t kChunk = LinearProblem::kChunkSize;
 
 void run_forward(benchmark::State& state, Case& c, const LinearKernel& kernel) {
   auto run = [&] {
-    const auto forward = kernel.forward(c.ctx, c.input, c.segments);
+    const auto forward = kernel.forward(c.ctx, c.input, c.segments, c.cut);
     forward->intra(c.ctx);
     benchmark::DoNotOptimize(forward->outputs(c.ctx, c.states_NHKV).raw());
   };
@@ -82,7 +83,8 @@ void run_forward(benchmark::State& state, Case& c, const LinearKernel& kernel) {
 
 void run_backward(benchmark::State& state, Case& c, const LinearKernel& kernel) {
   auto run = [&] {
-    const auto backward = kernel.backward(c.ctx, c.input, c.segments, c.states_NHKV, c.do_THV);
+    const auto backward =
+        kernel.backward(c.ctx, c.input, c.segments, c.cut, c.states_NHKV, c.do_THV);
     backward->intra(c.ctx);
     benchmark::DoNotOptimize(backward->gradients(c.ctx, c.states_NHKV).dq_TGK.raw());
   };

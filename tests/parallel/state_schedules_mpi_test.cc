@@ -65,6 +65,16 @@ Shape shape_of_m(Transition transition) {
   return {kHeads, kKeys, kKeys};
 }
 
+// The segments of a rank that do not hold a whole document: the only ones with states.
+std::vector<Segment> cut_of(const SequencePlan& plan, int rank) {
+  std::vector<Segment> cut;
+  for (const Segment& segment : plan.segments(rank)) {
+    const auto document = plan.cu_seqlens().begin() + segment.document;
+    if (segment.position > 0 || segment.length < document[1] - document[0]) cut.push_back(segment);
+  }
+  return cut;
+}
+
 // The map of a segment depends on nothing but its place in the batch.
 AffineSummary make_summary(const Context& ctx, std::span<const Segment> segments,
                            Transition transition, DType dtype) {
@@ -103,7 +113,7 @@ struct Case {
     return SequencePlan::make(cu_seqlens, layout, world().size(), world().rank());
   }
   AffineSummary summary(const Context& ctx) const {
-    return make_summary(ctx, plan().local_segments(), transition, dtype);
+    return make_summary(ctx, cut_of(plan(), plan().rank()), transition, dtype);
   }
   bool forward() const { return direction == ScanDirection::kForward; }
 };
@@ -143,7 +153,7 @@ Walk walk_of(const Case& c) {
   const SequencePlan plan = c.plan();
   std::vector<std::pair<Segment, int64_t>> all;
   for (int rank = 0; rank < plan.num_ranks(); ++rank)
-    for (int64_t row = 0; const Segment& segment : plan.segments(rank))
+    for (int64_t row = 0; const Segment& segment : cut_of(plan, rank))
       all.emplace_back(segment, rank == plan.rank() ? row++ : -1);
   std::sort(all.begin(), all.end(), [&](const auto& a, const auto& b) {
     return c.forward() ? a.first.global_begin < b.first.global_begin
@@ -178,8 +188,8 @@ Tensor expected_states(const Context& ctx, const Case& c) {
             .data<double>()[(head * kKeys + (c.forward() ? k : j)) * kKeys + (c.forward() ? j : k)];
     }
   };
-  const auto num_local = std::ssize(c.plan().local_segments());
-  const Tensor states = ctx.zeros({num_local, kHeads, kKeys, kValues}, DType::kF64);
+  const auto num_cut = std::ssize(cut_of(c.plan(), c.plan().rank()));
+  const Tensor states = ctx.zeros({num_cut, kHeads, kKeys, kValues}, DType::kF64);
   constexpr int64_t kStateSize = kHeads * kKeys * kValues;
   std::vector<double> state(kStateSize);
   for (size_t i = 0; i < walk.segments.size(); ++i) {
@@ -254,7 +264,7 @@ TEST(StateSchedules, GiveTheSameBitsForLargeStatesWithAnyNumberOfThreads) {
   threaded.num_threads = 3;
   const SequencePlan plan =
       SequencePlan::make({0, 40}, Layout::kZigzag, world().size(), world().rank());
-  const auto N = std::ssize(plan.local_segments());
+  const auto N = std::ssize(cut_of(plan, plan.rank()));
   const auto seed = static_cast<uint64_t>(world().rank());
   const AffineSummary summary{
       Transition::kDense, testing::random_tensor(ctx, {N, 2, K, K}, 10 + seed, 0.1).to(DType::kF32),
@@ -278,6 +288,7 @@ TEST(StateSchedules, NeverCarryAStateIntoAnotherDocument) {
         for (const auto& [name, schedule] : strategies()) {
           const Case c{transition, layout, direction, cu_seqlens};
           const SequencePlan plan = c.plan();
+          const std::vector<Segment> cut = cut_of(plan, plan.rank());
           const Tensor clean = carry(ctx, *schedule, c);
           for (int64_t poisoned : {0, 2, 4, 5}) {
             const AffineSummary summary = c.summary(ctx);
@@ -286,8 +297,8 @@ TEST(StateSchedules, NeverCarryAStateIntoAnotherDocument) {
               const Tensor row = rows.slice(0, n, 1);
               std::fill_n(row.data<float>(), row.numel(), nan);
             };
-            for (int64_t n = 0; n < std::ssize(plan.local_segments()); ++n) {
-              const Segment& segment = plan.local_segments()[static_cast<size_t>(n)];
+            for (int64_t n = 0; n < std::ssize(cut); ++n) {
+              const Segment& segment = cut[static_cast<size_t>(n)];
               const auto end = cu_seqlens[static_cast<size_t>(segment.document) + 1];
               const bool first = c.forward() ? segment.position == 0
                                              : segment.global_begin + segment.length == end;
@@ -296,8 +307,8 @@ TEST(StateSchedules, NeverCarryAStateIntoAnotherDocument) {
                 poison(summary.m, n);
             }
             const Tensor found = schedule->carry(ctx, summary, plan, direction)->wait();
-            for (int64_t n = 0; n < std::ssize(plan.local_segments()); ++n) {
-              if (plan.local_segments()[static_cast<size_t>(n)].document == poisoned) continue;
+            for (int64_t n = 0; n < std::ssize(cut); ++n) {
+              if (cut[static_cast<size_t>(n)].document == poisoned) continue;
               EXPECT_TRUE(same_bits(found.slice(0, n, 1), clean.slice(0, n, 1)))
                   << name << ", NaN in document " << poisoned << ", segment " << n;
             }
@@ -436,7 +447,7 @@ TEST(Zeco, ThrowsInWaitWhatItsThreadThrew) {
   const auto schedule = make_zeco(Group(std::make_shared<SilentPeer>()));
   const SequencePlan plan = SequencePlan::make({0, 10}, Layout::kContiguous, 2, 0);
   const AffineSummary summary =
-      make_summary(ctx, plan.local_segments(), Transition::kIdentity, DType::kF32);
+      make_summary(ctx, cut_of(plan, 0), Transition::kIdentity, DType::kF32);
   for (ScanDirection direction : kDirections) {
     auto pending = schedule->carry(ctx, summary, plan, direction);
     expect_error(ErrorCode::kTimeout, {"zeco"}, [&] { pending->wait(); });
@@ -453,31 +464,29 @@ TEST(StateSchedules, RefuseWhatIsNotASummaryOfThePlan) {
     });
   };
   auto fp32 = [&](Shape shape) { return ctx.zeros(std::move(shape), DType::kF32); };
-  const Tensor b = fp32({2, 3, 4, 5});
+  const Tensor b = fp32({0, 3, 4, 5});  // no document is cut
   refuse("summary b", Transition::kIdentity, {}, {});
   refuse("summary b", Transition::kIdentity, {}, fp32({1, 3, 4, 5}));
-  refuse("summary b", Transition::kIdentity, {}, fp32({2, 3, 4}));
+  refuse("summary b", Transition::kIdentity, {}, fp32({0, 3, 4}));
   refuse("bf16", Transition::kIdentity, {}, ctx.zeros(b.shape(), DType::kBF16));
-  refuse("identity", Transition::kIdentity, fp32({2, 3}), b);
+  refuse("identity", Transition::kIdentity, fp32({0, 3}), b);
   refuse("summary m", Transition::kScalar, {}, b);
-  refuse("summary m", Transition::kScalar, ctx.zeros({2, 3}, DType::kF64), b);
-  refuse("summary m", Transition::kDiagonal, fp32({2, 3, 5}), b);
-  refuse("summary m", Transition::kDense, fp32({2, 3, 4, 5}), b);
-  refuse("summary m", Transition::kDense, fp32({2, 3, 4}), b);
+  refuse("summary m", Transition::kScalar, ctx.zeros({0, 3}, DType::kF64), b);
+  refuse("summary m", Transition::kDiagonal, fp32({0, 3, 5}), b);
+  refuse("summary m", Transition::kDense, fp32({0, 3, 4, 5}), b);
+  refuse("summary m", Transition::kDense, fp32({0, 3, 4}), b);
 }
 
-TEST(LocalStates, AreZeroAndServeOneRankOnly) {
+TEST(LocalStates, AreNoneAndServeOneRankOnly) {
   Context ctx;
   const auto schedule = make_local_states();
   const SequencePlan plan = SequencePlan::local({0, 4, 5, 9});
-  const AffineSummary summary =
-      make_summary(ctx, plan.local_segments(), Transition::kDense, DType::kF64);
+  const AffineSummary summary = make_summary(ctx, cut_of(plan, 0), Transition::kDense, DType::kF64);
   for (ScanDirection direction : kDirections)
     EXPECT_TRUE(same_bits(schedule->carry(ctx, summary, plan, direction)->wait(),
-                          ctx.zeros({3, kHeads, kKeys, kValues}, DType::kF64)));
+                          ctx.zeros({0, kHeads, kKeys, kValues}, DType::kF64)));
   const SequencePlan shared = SequencePlan::make({0, 4, 5, 9}, Layout::kContiguous, 2, 0);
-  const AffineSummary part =
-      make_summary(ctx, shared.local_segments(), Transition::kDense, DType::kF64);
+  const AffineSummary part = make_summary(ctx, cut_of(shared, 0), Transition::kDense, DType::kF64);
   expect_error(ErrorCode::kInternal, {"plan"},
                [&] { schedule->carry(ctx, part, shared, ScanDirection::kForward); });
 }

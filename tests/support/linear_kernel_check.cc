@@ -142,6 +142,7 @@ LinearCase LinearKernelCheck::make_case(Context& ctx, const std::vector<int64_t>
                                         const LinearSettings& s, DType dtype) const {
   LinearCase c;
   c.segments = segments_of(lengths);
+  for (size_t n = 0; n < lengths.size(); ++n) c.cut.push_back(static_cast<int64_t>(n));
   int64_t T = 0;
   for (int64_t length : lengths) T += length;
   const DType sums = accumulator_dtype(dtype);
@@ -168,12 +169,12 @@ LinearCase LinearKernelCheck::make_case(Context& ctx, const std::vector<int64_t>
 
 LinearResult LinearKernelCheck::run(Context& ctx, const LinearCase& c) const {
   LinearResult result;
-  const std::unique_ptr<LinearForward> forward = kernel_.forward(ctx, c.input, c.segments);
+  const std::unique_ptr<LinearForward> forward = kernel_.forward(ctx, c.input, c.segments, c.cut);
   result.summary = forward->summary(ctx);
   forward->intra(ctx);
   result.o_THV = forward->outputs(ctx, c.states_NHKV);
   const std::unique_ptr<LinearBackward> backward =
-      kernel_.backward(ctx, c.input, c.segments, c.states_NHKV, c.do_THV);
+      kernel_.backward(ctx, c.input, c.segments, c.cut, c.states_NHKV, c.do_THV);
   result.backward_summary = backward->summary(ctx);
   backward->intra(ctx);
   result.gradients = backward->gradients(ctx, c.dstates_NHKV);
@@ -237,12 +238,13 @@ void LinearKernelCheck::expect_segments_compose(const LinearSettings& settings,
     const LinearResult expected = run(ctx, c);
 
     parts.segments = {{.length = cut}, {.position = cut, .length = length - cut, .slot = cut}};
+    parts.cut = {0, 1};
     parts.states_NHKV = ctx.zeros(states, DType::kF64);
     parts.dstates_NHKV = ctx.zeros(states, DType::kF64);
     const LinearResult alone = run(ctx, parts);
     parts.states_NHKV.slice(0, 1, 1).copy_from(alone.summary.b_NHKV.slice(0, 0, 1));
-    const std::unique_ptr<LinearBackward> backward =
-        kernel_.backward(ctx, parts.input, parts.segments, parts.states_NHKV, parts.do_THV);
+    const std::unique_ptr<LinearBackward> backward = kernel_.backward(
+        ctx, parts.input, parts.segments, parts.cut, parts.states_NHKV, parts.do_THV);
     parts.dstates_NHKV.slice(0, 0, 1).copy_from(backward->summary(ctx).b_NHKV.slice(0, 1, 1));
     const LinearResult found = run(ctx, parts);
     EXPECT_LE(relative_rms(found.o_THV, expected.o_THV), 1e-13);
@@ -255,6 +257,49 @@ void LinearKernelCheck::expect_segments_compose(const LinearSettings& settings,
         }
     }
   }
+}
+
+void LinearKernelCheck::expect_only_cut_segments_have_states(const LinearSettings& settings) const {
+  Context ctx;
+  // Segments 1 and 4 continue a document; all others receive zeros, as if they had a row of them.
+  const LinearCase all = make_case(ctx, {70, 65, 1, 3, 600, 9}, settings, DType::kF32);
+  LinearCase some = all;
+  some.cut = {1, 4};
+  auto rows_of_cut = [&](const Tensor& states) {
+    Shape shape = states.shape();
+    shape[0] = 2;
+    const Tensor rows = ctx.empty(shape, states.dtype());
+    for (int64_t row = 0; row < 2; ++row)
+      rows.slice(0, row, 1).copy_from(segment_of(states, some.cut[static_cast<size_t>(row)]));
+    return rows;
+  };
+  some.states_NHKV = rows_of_cut(all.states_NHKV);
+  some.dstates_NHKV = rows_of_cut(all.dstates_NHKV);
+  for (int64_t n : {0, 2, 3, 5}) {
+    all.states_NHKV.slice(0, n, 1).fill_zero();
+    all.dstates_NHKV.slice(0, n, 1).fill_zero();
+  }
+  LinearResult expected = run(ctx, all);
+  for (AffineSummary* summary : {&expected.summary, &expected.backward_summary}) {
+    if (summary->m.defined()) summary->m = rows_of_cut(summary->m);
+    summary->b_NHKV = rows_of_cut(summary->b_NHKV);
+  }
+  expect_same_bits(run(ctx, some), expected);
+}
+
+void LinearKernelCheck::expect_little_memory_for_short_documents() const {
+  constexpr int64_t kDocuments = 4096;
+  Context ctx;
+  const LinearSettings settings{.G = 1, .H = 2, .K = 64, .V = 64};
+  LinearCase c = make_case(ctx, std::vector<int64_t>(kDocuments, 1), settings, DType::kF32);
+  for (Segment& segment : c.segments) segment.position = 0;
+  c.cut = {};
+  c.states_NHKV = c.dstates_NHKV = ctx.zeros({0, 2, 64, 64}, DType::kF32);
+  ctx.memory->reset_peak();
+  const int64_t before = ctx.memory->live_bytes();
+  run(ctx, c);
+  // A state of each document and head would be 128 MiB.
+  EXPECT_LE(ctx.memory->peak_bytes() - before, 24 * c.input.v_THV.num_bytes());
 }
 
 void LinearKernelCheck::expect_same_bits_on_any_number_of_threads(

@@ -22,6 +22,7 @@ struct LinearSettings {
 struct LinearCase {
   LinearInput input;
   std::vector<Segment> segments;
+  std::vector<int64_t> cut;  // the segments that the rows of states belong to
   Tensor states_NHKV, do_THV, dstates_NHKV;
 };
 
@@ -43,8 +44,8 @@ class LinearKernelCheck {
   LinearKernelCheck(const LinearKernel& kernel, bool has_beta)
       : kernel_(kernel), has_beta_(has_beta) {}
 
-  // One segment per length; the second of every three continues the document of the one before.
-  // Keys have length 1. The same numbers in every dtype.
+  // One segment per length, all with states; the second of every three continues the document of
+  // the one before. Keys have length 1. The same numbers in every dtype.
   LinearCase make_case(Context& ctx, const std::vector<int64_t>& lengths,
                        const LinearSettings& settings, DType dtype) const;
   LinearResult run(Context& ctx, const LinearCase& c) const;
@@ -58,6 +59,10 @@ class LinearKernelCheck {
   // A document of more than three chunks cut in two, joined by the summaries: the same results, in
   // the same bits where the cut is one of the chunk grid.
   void expect_segments_compose(const LinearSettings& settings, int64_t chunk_size) const;
+  // The others start from zero and leave no summary; the same bits as with rows of zeros.
+  void expect_only_cut_segments_have_states(const LinearSettings& settings) const;
+  // Thousands of documents of one token: nothing is kept or summarised per document.
+  void expect_little_memory_for_short_documents() const;
   void expect_same_bits_on_any_number_of_threads(const std::vector<int64_t>& lengths,
                                                  const LinearSettings& settings) const;
 

@@ -117,12 +117,20 @@ TEST(DecayKernel, RefusesTensorsThatDoNotFit) {
   auto refuses = [&](auto&& change, const char* text) {
     LinearCase c = good;
     change(c);
-    expect_error(ErrorCode::kInternal, {text}, [&] { kKernel.forward(ctx, c.input, c.segments); });
+    expect_error(ErrorCode::kInternal, {text},
+                 [&] { kKernel.forward(ctx, c.input, c.segments, c.cut); });
   };
   refuses([&](LinearCase& c) { c.input.beta_TH = ctx.zeros({9, 2}, DType::kF32); }, "beta");
   refuses([&](LinearCase& c) { c.input.gate = ctx.zeros({9, 3}, DType::kF32); }, "gate");
   refuses([&](LinearCase& c) { c.input.v_THV = ctx.zeros({8, 2, 8}, DType::kF32); }, "v must be");
   refuses([&](LinearCase& c) { c.segments[0].length = 8; }, "segments");
+  refuses([&](LinearCase& c) { c.cut = {1}; }, "cut segment 1 of 1");
+  refuses([&](LinearCase& c) { c.cut = {0, 0}; }, "cut segment");
+}
+
+TEST(DecayKernel, KeepsStatesOfCutSegmentsOnly) {
+  for (Gate gate : kAllGates) kCheck.expect_only_cut_segments_have_states({.gate = gate});
+  kCheck.expect_little_memory_for_short_documents();
 }
 
 }  // namespace

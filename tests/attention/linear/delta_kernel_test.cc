@@ -105,13 +105,21 @@ TEST(DeltaKernel, RefusesTensorsThatDoNotFit) {
   auto refuses = [&](auto&& change, const char* text) {
     LinearCase p = good;
     change(p);
-    expect_error(ErrorCode::kInternal, {text}, [&] { kKernel.forward(ctx, p.input, p.segments); });
+    expect_error(ErrorCode::kInternal, {text},
+                 [&] { kKernel.forward(ctx, p.input, p.segments, p.cut); });
   };
   refuses([&](LinearCase& p) { p.input.beta_TH = Tensor(); }, "beta");
   refuses([&](LinearCase& p) { p.input.gate = ctx.zeros({9, 3}, DType::kF32); }, "gate");
   refuses([&](LinearCase& p) { p.input.gate = ctx.zeros({9, 2}, DType::kF64); }, "gate");
   refuses([&](LinearCase& p) { p.input.k_TGK = ctx.zeros({9, 1, 7}, DType::kF32); }, "k must be");
   refuses([&](LinearCase& p) { p.segments[0].length = 8; }, "segments");
+  refuses([&](LinearCase& p) { p.cut = {1}; }, "cut segment 1 of 1");
+  refuses([&](LinearCase& p) { p.cut = {0, 0}; }, "cut segment");
+}
+
+TEST(DeltaKernel, KeepsStatesOfCutSegmentsOnly) {
+  for (Gate gate : kAllGates) kCheck.expect_only_cut_segments_have_states({.gate = gate});
+  kCheck.expect_little_memory_for_short_documents();
 }
 
 }  // namespace
