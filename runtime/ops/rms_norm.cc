@@ -3,18 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "runtime/interleaved_sum.h"
-#include "runtime/parallel_for.h"
+#include "runtime/ops/column_sums.h"
 
 namespace longship {
 namespace {
-
-// The weight gradient sums over all rows: groups of rows in the accumulator type, groups into the
-// fp64 sum of a block, blocks in ascending order. Blocks depend on the number of rows only.
-constexpr int64_t kGroupRows = 32;
-constexpr int64_t kMaxBlocks = 256;
 
 int64_t num_rows(const Tensor& x) {
   return x.numel() / x.dim(-1);
@@ -65,41 +59,17 @@ struct RmsNormNode final : Node {
   void add_gradients(Context& ctx, const Tensor& dy_RD) const {
     using A = Accumulator<T>;
     const int64_t D = dy_RD.dim(-1);
-    const int64_t R = num_rows(dy_RD);
-    const int64_t num_blocks = std::min(kMaxBlocks, (R + kGroupRows - 1) / kGroupRows);
     const Tensor dx_RD = input(0) ? ctx.empty(dy_RD.shape(), dy_RD.dtype()) : Tensor();
-    const Tensor blocks_BD = ctx.zeros({num_blocks, D}, DType::kF64);
-    parallel_for(ctx, num_blocks, 1, [&](int64_t block_begin, int64_t block_end) {
-      std::vector<A> group(static_cast<size_t>(D));
-      for (int64_t b = block_begin; b < block_end; ++b) {
-        double* block = blocks_BD.data<double>() + b * D;
-        const int64_t end = R * (b + 1) / num_blocks;
-        for (int64_t first = R * b / num_blocks; first < end; first += kGroupRows) {
-          std::fill(group.begin(), group.end(), A{0});
-          for (int64_t r = first; r < std::min(first + kGroupRows, end); ++r) {
-            const T* x = saved.x_RD.data<T>() + r * D;
-            const T* dy = dy_RD.data<T>() + r * D;
-            const A rstd = saved.rstd_R.data<A>()[r];
-            if (input(0))
-              input_gradient(D, x, saved.weight_D.data<T>(), dy, rstd, dx_RD.data<T>() + r * D);
-            if (input(1)) add_weight_gradient(D, x, dy, rstd, group.data());
-          }
-          for (int64_t d = 0; d < D; ++d)
-            block[d] += static_cast<double>(group[static_cast<size_t>(d)]);
-        }
-      }
+    const Tensor dweight_D = column_sums<A>(ctx, num_rows(dy_RD), D, [&](int64_t r, A* dweight) {
+      const T* x = saved.x_RD.data<T>() + r * D;
+      const T* dy = dy_RD.data<T>() + r * D;
+      const A rstd = saved.rstd_R.data<A>()[r];
+      if (input(0))
+        input_gradient(D, x, saved.weight_D.data<T>(), dy, rstd, dx_RD.data<T>() + r * D);
+      if (input(1)) add_weight_gradient(D, x, dy, rstd, dweight);
     });
     if (input(0)) input(0)->add(ctx, dx_RD);
-    if (input(1)) input(1)->add(ctx, sum_of_blocks(ctx, blocks_BD));
-  }
-
-  static Tensor sum_of_blocks(Context& ctx, const Tensor& blocks_BD) {
-    const int64_t D = blocks_BD.dim(1);
-    const Tensor total_D = ctx.zeros({D}, DType::kF64);
-    double* total = total_D.data<double>();
-    for (int64_t b = 0; b < blocks_BD.dim(0); ++b)
-      for (int64_t d = 0; d < D; ++d) total[d] += blocks_BD.data<double>()[b * D + d];
-    return total_D;
+    if (input(1)) input(1)->add(ctx, dweight_D);
   }
 };
 
