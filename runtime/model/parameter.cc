@@ -1,5 +1,7 @@
 #include "runtime/model/parameter.h"
 
+#include <cmath>
+
 #include "runtime/parallel_for.h"
 #include "runtime/random.h"
 
@@ -7,20 +9,30 @@ namespace longship {
 namespace {
 
 double initial_value(const Initializer& init, uint64_t seed, uint64_t stream, int64_t index) {
+  auto between = [&](double low, double high) {
+    return low + (high - low) * uniform(seed, stream, static_cast<uint64_t>(index));
+  };
   switch (init.kind) {
     case Initializer::Kind::kNormal:
       return init.a * normal(seed, stream, static_cast<uint64_t>(index));
     case Initializer::Kind::kConstant:
       return init.a;
     case Initializer::Kind::kUniform:
-      return init.a + (init.b - init.a) * uniform(seed, stream, static_cast<uint64_t>(index));
+      return between(init.a, init.b);
+    case Initializer::Kind::kLogOfUniform:
+      return std::log(between(init.a, init.b));
+    case Initializer::Kind::kInverseSoftplus: {
+      const double u = std::exp(between(std::log(init.a), std::log(init.b)));
+      return u + std::log(-std::expm1(-u));
+    }
   }
   return 0;
 }
 
 }  // namespace
 
-Variable ParameterList::add(const std::string& name, Shape shape, Initializer init, bool decay) {
+Variable ParameterList::add(const std::string& name, Shape shape, Initializer init, bool decay,
+                            Precision precision) {
   LONGSHIP_CHECK(find(name) == nullptr, "parameter {} exists twice", name);
   const DType master_dtype = accumulator_dtype(compute_);
   Tensor master = ctx_->empty(shape, master_dtype);
@@ -34,7 +46,8 @@ Variable ParameterList::add(const std::string& name, Shape shape, Initializer in
             static_cast<T>(static_cast<Accumulator<T>>(initial_value(init, seed_, stream, i)));
     });
   });
-  Variable variable(master.to(compute_), std::make_shared<Gradient>(shape, master_dtype));
+  Variable variable(precision == Precision::kMaster ? master : master.to(compute_),
+                    std::make_shared<Gradient>(shape, master_dtype));
   parameters_.push_back({name, master, variable, decay});
   return variable;
 }

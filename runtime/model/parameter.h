@@ -9,16 +9,25 @@
 namespace longship {
 
 struct Initializer {
-  enum class Kind { kNormal, kConstant, kUniform };
+  enum class Kind {
+    kNormal,
+    kConstant,
+    kUniform,
+    kLogOfUniform,    // log u, u uniform
+    kInverseSoftplus  // x with softplus(x) = u, log u uniform
+  };
   Kind kind = Kind::kNormal;
-  double a = 0.02;  // normal: standard deviation; constant: value; uniform: low
-  double b = 0.0;   // uniform: high
+  double a = 0.02;  // normal: standard deviation; constant: value; others: least u
+  double b = 0.0;   // others: greatest u
 };
+
+// What ops read of a parameter: its copy in the model's dtype, or the master itself.
+enum class Precision { kCompute, kMaster };
 
 struct Parameter {
   std::string name;   // as in Llama/Qwen checkpoints: "model.layers.0.self_attn.q_proj.weight"
   Tensor master;      // fp32 (fp64 in tests); the optimizer changes this one
-  Variable variable;  // what ops read: `master` itself, or its bf16 copy; gradient in fp32
+  Variable variable;  // what ops read, see Precision; gradient in fp32
   bool decay = true;  // whether weight decay applies
 };
 
@@ -31,7 +40,8 @@ class ParameterList {
 
   // Creates and initialises a parameter. The values depend on (seed, name, index) only. Duplicate
   // names throw Error(kInternal).
-  Variable add(const std::string& name, Shape shape, Initializer init, bool decay);
+  Variable add(const std::string& name, Shape shape, Initializer init, bool decay,
+               Precision precision = Precision::kCompute);
 
   // Rounds every master into its compute copy again; call after the optimizer changed masters.
   void refresh_compute_copies();

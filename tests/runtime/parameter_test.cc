@@ -109,5 +109,39 @@ TEST(ParameterList, RefusesANameThatExists) {
                         [&] { parameters.add("w", {2}, kNormal, true); });
 }
 
+TEST(ParameterList, GateInitializersGiveTheirDistributions) {
+  Context ctx;
+  ParameterList parameters(ctx, DType::kF64, 1);
+  const int64_t n = 20000;
+  const Tensor rates =
+      parameters.add("A_log", {n}, {Initializer::Kind::kLogOfUniform, 0, 16}, false).value();
+  const Tensor steps =
+      parameters.add("dt_bias", {n}, {Initializer::Kind::kInverseSoftplus, 1e-3, 0.1}, false)
+          .value();
+  double mean_rate = 0, mean_log_step = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double rate = std::exp(rates.data<double>()[i]);
+    const double step = std::log1p(std::exp(steps.data<double>()[i]));
+    ASSERT_TRUE(rate > 0 && rate <= 16 * (1 + 1e-12)) << rate;
+    ASSERT_TRUE(step > 1e-3 * (1 - 1e-9) && step < 0.1 * (1 + 1e-9)) << step;
+    mean_rate += rate / static_cast<double>(n);
+    mean_log_step += std::log10(step) / static_cast<double>(n);
+  }
+  EXPECT_NEAR(mean_rate, 8, 0.2);
+  EXPECT_NEAR(mean_log_step, -2, 0.03);
+}
+
+TEST(ParameterList, SomeStayInFullPrecisionInBf16Models) {
+  Context ctx;
+  ParameterList parameters(ctx, DType::kBF16, 1);
+  const Variable variable = parameters.add("A_log", {5}, kNormal, false, Precision::kMaster);
+  const Parameter& parameter = parameters.all()[0];
+  EXPECT_EQ(variable.dtype(), DType::kF32);
+  EXPECT_EQ(variable.gradient()->dtype(), DType::kF32);
+  parameter.master.data<float>()[2] = 1.2345678f;
+  parameters.refresh_compute_copies();
+  EXPECT_EQ(variable.value().data<float>()[2], 1.2345678f);
+}
+
 }  // namespace
 }  // namespace longship
