@@ -23,11 +23,12 @@ struct LinearMixerResources {
 };
 
 // Parameters have the names of the family's published models or, where those fuse projections, of
-// flash-linear-attention, and are registered under `prefix` ("model.layers.3.linear_attn"):
-//   {q,k,v}_proj.weight [out, E]; {q,k,v}_conv1d.weight [C, 1, W]; A_log [H], dt_bias [H] or [H K]
-//   and D [H], in fp32 and without weight decay; b_proj.weight [H, E] (beta); o_norm.weight;
-//   o_proj.weight [E, H V]; a projection to the gates, and one to the output gate.
-// Mamba-2 has C_proj, B_proj and x_proj for q, k and v, dt_proj, z_proj, norm and out_proj.
+// flash-linear-attention (linear_parameter_names.h). They are registered under <prefix>.linear_attn
+// (Mamba-2: <prefix>.mamba), where <prefix> is the layer's name, "model.layers.3":
+//   {q,k,v}_proj.weight [out, E]; {q,k,v}_conv1d.weight [C, 1, W] and .bias [C]; {q,k}_norm.weight
+//   [K]; A_log [H], dt_bias [H] or [H K] and D [H], in fp32 and without weight decay; b_proj.weight
+//   [H, E] (beta); o_norm.weight; o_proj.weight [E, H V]; a projection to the gates, and one to the
+//   output gate.
 class LinearMixer final : public Mixer {
  public:
   // Throws Error(kConfig) listing options.problems().
@@ -39,6 +40,7 @@ class LinearMixer final : public Mixer {
 
  private:
   struct Stages;
+  LinearMixerResources resources_;
   std::unique_ptr<const Stages> stages_;
 };
 

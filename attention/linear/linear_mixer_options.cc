@@ -121,7 +121,8 @@ std::vector<std::string> LinearMixerOptions::problems() const {
   require(key_size > 0, fmt::format("key_size {} is not positive", key_size));
   require(value_size > 0, fmt::format("value_size {} is not positive", value_size));
 
-  require(conv_size >= 0, fmt::format("conv_size {} is negative", conv_size));
+  require(conv_size >= 0 && conv_size <= 16,
+          fmt::format("conv_size {} is not between 0 and 16", conv_size));
   require(!conv_bias || conv_size > 0, "conv_bias without a convolution");
   require(rope_theta >= 0 && std::isfinite(rope_theta),
           fmt::format("rope_theta {} is neither 0 nor positive", rope_theta));
@@ -160,8 +161,11 @@ std::vector<std::string> LinearMixerOptions::problems() const {
   require(norm_eps > 0, fmt::format("norm_eps {} is not positive", norm_eps));
   require(is_rank(output_gate_rank),
           fmt::format("output_gate_rank {} is negative", output_gate_rank));
-  require(norm_before_gate || output_norm == OutputNorm::kNone || output_gate != OutputGate::kNone,
-          "a norm after the gate needs an output gate");
+  const bool is_gated = output_gate != OutputGate::kNone;
+  require(is_gated || norm_before_gate, "a norm after the gate needs an output gate");
+  require(is_gated || output_norm != OutputNorm::kGroup, "a norm by groups needs an output gate");
+  require(output_gate != OutputGate::kSigmoid || output_norm != OutputNorm::kNone,
+          "a sigmoid output gate needs an output norm");
   require(init_std >= 0, fmt::format("init_std {} is negative", init_std));
   require(num_layers > 0, fmt::format("num_layers {} is not positive", num_layers));
   require(layer_index >= 0 && layer_index < num_layers,
@@ -172,6 +176,11 @@ std::vector<std::string> LinearMixerOptions::problems() const {
 double LinearMixerOptions::kernel_scale() const {
   if (scale != 0) return scale;
   return taylor_map ? 1 : 1 / std::sqrt(static_cast<double>(key_size));
+}
+
+double LinearMixerOptions::resolved_forget_floor() const {
+  return forget_floor >= 0 ? forget_floor
+                           : static_cast<double>(layer_index) / static_cast<double>(num_layers);
 }
 
 std::vector<double> LinearMixerOptions::constant_log_decays() const {

@@ -58,7 +58,7 @@ struct LinearMixerOptions {
   int64_t key_size = 0;       // K; without the feature map
   int64_t value_size = 0;     // V
 
-  int64_t conv_size = 0;  // taps of the causal convolution of q, k and v; 0 = none
+  int64_t conv_size = 0;  // taps of the causal convolution of q, k and v, up to 16; 0 = none
   bool conv_bias = false;
   bool silu_qk = false;  // after the convolution, if there is one
   bool silu_v = false;
@@ -106,6 +106,8 @@ struct LinearMixerOptions {
     return taylor_map ? 1 + key_size + key_size * key_size : key_size;
   }
   double kernel_scale() const;
+  double resolved_forget_floor() const;
+  int64_t resolved_rank(int64_t rank) const { return rank == kRankOfHead ? value_size : rank; }
   // Of GateLaw::kConstant, [H].
   std::vector<double> constant_log_decays() const;
 };
