@@ -1,42 +1,78 @@
 #include "attention/registry.h"
 
-#include <algorithm>
+#include <cmath>
 #include <map>
+#include <set>
 
 #include "attention/named_entry.h"
+#include "attention/parallel_mixers.h"
 #include "attention/softmax_cpu.h"
 
 namespace longship {
 
 struct MixerResources {
+  template <class Schedule>
+  using Schedules = std::map<std::string, std::shared_ptr<const Schedule>, std::less<>>;
+
+  Group sp = Group::self();
   SoftmaxCpu softmax_kernel;
-  std::map<std::string, std::unique_ptr<SoftmaxSchedule>, std::less<>> softmax_schedules;
+  // By the strategy's name.
+  Schedules<SoftmaxSchedule> softmax;
+  Schedules<LatentSchedule> latent;
+  Schedules<LinearSchedule> linear;
   SharedRopeAngles rope_angles;
+
+  // Makes what a mixer of `family` needs of the strategy.
+  void add(MixerFamily family, const std::string& strategy);
 };
 
 namespace {
 
-std::unique_ptr<Mixer> make_full(const MixerDescriptor& layer, const std::string& prefix,
+// A pointer that owns all the resources, the kernel included.
+template <class Part>
+std::shared_ptr<Part> shared(const std::shared_ptr<MixerResources>& resources, Part* part) {
+  return std::shared_ptr<Part>(resources, part);
+}
+
+std::unique_ptr<Mixer> make_full(const MixerDescriptor& mixer, const std::string& prefix,
                                  ParameterList& parameters,
                                  const std::shared_ptr<MixerResources>& resources) {
-  // Both pointers own all the resources, the kernel included.
-  const std::shared_ptr<const SoftmaxSchedule> schedule(
-      resources, resources->softmax_schedules.at(layer.strategy).get());
-  const std::shared_ptr<SharedRopeAngles> rope_angles(resources, &resources->rope_angles);
-  return std::make_unique<SoftmaxMixer>(layer.softmax, prefix + ".self_attn", parameters, schedule,
-                                        rope_angles);
+  return std::make_unique<SoftmaxMixer>(
+      mixer.softmax, prefix + ".self_attn", parameters,
+      shared(resources, resources->softmax.at(mixer.strategy).get()),
+      shared(resources, &resources->rope_angles));
+}
+
+std::vector<MixerBackend> make_backends() {
+  std::vector<MixerBackend> table = {
+      {.name = "full",
+       .summary = "softmax attention with grouped queries: Llama, Qwen",
+       .family = MixerFamily::kSoftmax,
+       .module = "self_attn",
+       .problems = [](const MixerDescriptor& mixer) { return mixer.softmax.problems(); },
+       .make = make_full}};
+  return table;
 }
 
 }  // namespace
 
+void MixerResources::add(MixerFamily family, const std::string& name) {
+  const Strategy& strategy = find_strategy(name);
+  if (family == MixerFamily::kLinear) {
+    if (auto& schedule = linear[name]; schedule == nullptr) schedule = strategy.linear(sp);
+    return;
+  }
+  if (family == MixerFamily::kLatent && strategy.latent != nullptr) {
+    if (auto& schedule = latent[name]; schedule == nullptr)
+      schedule = strategy.latent(sp, softmax_kernel);
+    return;
+  }
+  if (auto& schedule = softmax[name]; schedule == nullptr)
+    schedule = strategy.softmax(sp, softmax_kernel);
+}
+
 std::span<const MixerBackend> mixer_backends() {
-  static const std::vector<MixerBackend> table = {
-      {.name = "full",
-       .summary = "causal softmax attention with grouped queries, optionally in a sliding window",
-       .strategies = {"ulysses", "ring", "token_ring", "gather_kv", "local"},
-       .problems = [](const MixerDescriptor& layer) { return layer.softmax.problems(); },
-       .make = make_full},
-  };
+  static const std::vector<MixerBackend> table = make_backends();
   return table;
 }
 
@@ -44,36 +80,60 @@ const MixerBackend& find_mixer_backend(std::string_view name) {
   return find_entry_or_throw(mixer_backends(), name, "attention backend");
 }
 
-std::vector<std::string> problems(const MixerDescriptor& layer, int num_ranks, Layout layout) {
-  const StrategyUse use{.num_ranks = num_ranks,
-                        .layout = layout,
-                        .num_heads = layer.softmax.num_heads,
-                        .num_kv_heads = layer.softmax.num_kv_heads,
-                        .window = layer.softmax.window};
-  std::vector<std::string> found;
-  const MixerBackend* backend = find_entry(mixer_backends(), layer.backend);
-  const Strategy* strategy = find_entry(strategies(), layer.strategy);
-  if (backend == nullptr)
-    found.push_back(fmt::format("unknown attention backend `{}`, expected {}", layer.backend,
-                                known_names(mixer_backends())));
-  if (strategy == nullptr) {
-    found.push_back(fmt::format("unknown strategy `{}`, expected {}", layer.strategy,
-                                known_names(strategies())));
-  } else if (std::string refusal = strategy->refusal(use); !refusal.empty()) {
-    found.push_back(std::move(refusal));
+StrategyUse strategy_use(const MixerDescriptor& mixer, int num_ranks, Layout layout) {
+  StrategyUse use{
+      .family = find_mixer_backend(mixer.backend).family, .num_ranks = num_ranks, .layout = layout};
+  if (use.family == MixerFamily::kSoftmax) use.window = mixer.softmax.window;
+  return use;
+}
+
+std::string module_conflict(const LayerDescriptor& layer) {
+  std::set<std::string_view> modules;
+  for (const MixerDescriptor& mixer : layer.mixers) {
+    const MixerBackend* backend = find_entry(mixer_backends(), mixer.backend);
+    if (backend != nullptr && !modules.insert(backend->module).second)
+      return fmt::format(
+          "two mixers of one layer would both keep their weights in `{}`: give them layers of "
+          "their own",
+          backend->module);
   }
-  if (backend != nullptr && strategy != nullptr &&
-      std::find(backend->strategies.begin(), backend->strategies.end(), strategy->name) ==
-          backend->strategies.end())
-    found.push_back(fmt::format("strategy `{}` cannot carry the backend `{}`: choose {}",
-                                strategy->name, backend->name,
-                                fmt::join(backend->strategies, " or ")));
+  return {};
+}
+
+std::vector<std::string> problems(const MixerDescriptor& mixer, int num_ranks, Layout layout) {
+  std::vector<std::string> found;
+  const MixerBackend* backend = find_entry(mixer_backends(), mixer.backend);
+  const Strategy* strategy = find_entry(strategies(), mixer.strategy);
+  if (backend == nullptr)
+    found.push_back(fmt::format("unknown attention backend `{}`, expected {}", mixer.backend,
+                                known_names(mixer_backends())));
+  if (strategy == nullptr)
+    found.push_back(fmt::format("unknown strategy `{}`, expected {}", mixer.strategy,
+                                known_names(strategies())));
+  if (backend != nullptr && strategy != nullptr)
+    if (std::string refusal = strategy->refusal(strategy_use(mixer, num_ranks, layout));
+        !refusal.empty())
+      found.push_back(std::move(refusal));
   if (backend != nullptr)
-    for (std::string& problem : backend->problems(layer)) found.push_back(std::move(problem));
+    for (std::string& problem : backend->problems(mixer)) found.push_back(std::move(problem));
+  for (const double multiplier : {mixer.input_multiplier, mixer.output_multiplier})
+    if (!std::isfinite(multiplier))
+      found.push_back(fmt::format("multiplier {} is not finite", multiplier));
   return found;
 }
 
-MixerFactory make_mixer_factory(std::vector<MixerDescriptor> layers, const Group& sp,
+std::vector<std::string> problems(const LayerDescriptor& layer, int num_ranks, Layout layout) {
+  std::vector<std::string> found;
+  if (layer.mixers.empty()) found.push_back("no mixer");
+  for (const MixerDescriptor& mixer : layer.mixers)
+    for (std::string& problem : problems(mixer, num_ranks, layout))
+      found.push_back(std::move(problem));
+  if (std::string conflict = module_conflict(layer); !conflict.empty())
+    found.push_back(std::move(conflict));
+  return found;
+}
+
+MixerFactory make_mixer_factory(std::vector<LayerDescriptor> layers, const Group& sp,
                                 Layout layout) {
   std::vector<std::string> found;
   for (size_t i = 0; i < layers.size(); ++i)
@@ -85,16 +145,25 @@ MixerFactory make_mixer_factory(std::vector<MixerDescriptor> layers, const Group
                                      .next = "correct these layers in the model's configuration"});
 
   auto resources = std::make_shared<MixerResources>();
-  for (const MixerDescriptor& layer : layers)
-    if (auto& schedule = resources->softmax_schedules[layer.strategy]; schedule == nullptr)
-      schedule = find_strategy(layer.strategy).make(sp, resources->softmax_kernel);
-  return [layers = std::move(layers), resources](int64_t layer, const std::string& prefix,
-                                                 ParameterList& parameters) {
-    LONGSHIP_CHECK(layer >= 0 && layer < static_cast<int64_t>(layers.size()),
-                   "layer {} of a model of {} layers", layer, layers.size());
-    const MixerDescriptor& descriptor = layers[static_cast<size_t>(layer)];
-    return find_mixer_backend(descriptor.backend).make(descriptor, prefix, parameters, resources);
-  };
+  resources->sp = sp;
+  for (const LayerDescriptor& layer : layers)
+    for (const MixerDescriptor& mixer : layer.mixers)
+      resources->add(find_mixer_backend(mixer.backend).family, mixer.strategy);
+  return
+      [layers = std::move(layers), resources](int64_t layer, const std::string& prefix,
+                                              ParameterList& parameters) -> std::unique_ptr<Mixer> {
+        LONGSHIP_CHECK(layer >= 0 && layer < static_cast<int64_t>(layers.size()),
+                       "layer {} of a model of {} layers", layer, layers.size());
+        std::vector<ParallelMixers::Branch> branches;
+        for (const MixerDescriptor& mixer : layers[static_cast<size_t>(layer)].mixers)
+          branches.push_back(
+              {find_mixer_backend(mixer.backend).make(mixer, prefix, parameters, resources),
+               mixer.input_multiplier, mixer.output_multiplier});
+        if (branches.size() == 1 && branches[0].input_multiplier == 1 &&
+            branches[0].output_multiplier == 1)
+          return std::move(branches[0].mixer);
+        return std::make_unique<ParallelMixers>(std::move(branches));
+      };
 }
 
 }  // namespace longship

@@ -8,16 +8,32 @@
 #include <string_view>
 #include <vector>
 
+#include "attention/latent_mixer.h"
+#include "attention/linear/linear_mixer_options.h"
 #include "attention/softmax_mixer.h"
 #include "attention/strategy.h"
 
 namespace longship {
 
-// One layer's mixer, as configured.
+// A mixer, as configured.
 struct MixerDescriptor {
   std::string backend = "full";
   std::string strategy = "ulysses";
-  SoftmaxMixerOptions softmax = {};  // of backend "full"
+  // Factors of its input and of its output.
+  double input_multiplier = 1;
+  double output_multiplier = 1;
+  // Those of the backend's family count.
+  SoftmaxMixerOptions softmax = {};
+  LatentMixerOptions latent = {};
+  LinearMixerOptions linear = {};
+};
+
+// The mixers of a layer, whose outputs are added; almost always one.
+struct LayerDescriptor {
+  LayerDescriptor(MixerDescriptor mixer) : mixers{std::move(mixer)} {}
+  explicit LayerDescriptor(std::vector<MixerDescriptor> all) : mixers(std::move(all)) {}
+
+  std::vector<MixerDescriptor> mixers;
 };
 
 // Kernels, schedules and caches that the mixers of one model share.
@@ -27,11 +43,13 @@ struct MixerResources;
 struct MixerBackend {
   std::string_view name;
   std::string_view summary;
-  std::vector<std::string_view> strategies;  // that can carry it, by name
-  // What is wrong with the options of a layer of this backend, one line each.
-  std::vector<std::string> (*problems)(const MixerDescriptor& layer) = nullptr;
+  MixerFamily family = MixerFamily::kSoftmax;
+  // Under which its parameters stand in a layer: "model.layers.3.<module>".
+  std::string_view module;
+  // What is wrong with the options of a mixer of this backend, one line each.
+  std::vector<std::string> (*problems)(const MixerDescriptor& mixer) = nullptr;
   // The mixer of the layer `prefix` ("model.layers.3"); it keeps of `resources` what it needs.
-  std::unique_ptr<Mixer> (*make)(const MixerDescriptor& layer, const std::string& prefix,
+  std::unique_ptr<Mixer> (*make)(const MixerDescriptor& mixer, const std::string& prefix,
                                  ParameterList& parameters,
                                  const std::shared_ptr<MixerResources>& resources) = nullptr;
 };
@@ -42,14 +60,21 @@ std::span<const MixerBackend> mixer_backends();
 // Throws Error(kConfig) listing the known names.
 const MixerBackend& find_mixer_backend(std::string_view name);
 
-// What is wrong with the names of one layer and with their use over `num_ranks` ranks of sp, one
-// line each; the options of its backend included. Empty when the layer can be built.
-std::vector<std::string> problems(const MixerDescriptor& layer, int num_ranks, Layout layout);
+// What `mixer`, of a known backend, asks of its strategy.
+StrategyUse strategy_use(const MixerDescriptor& mixer, int num_ranks, Layout layout);
+
+// Why the mixers of a layer cannot stand beside each other; empty when they can.
+std::string module_conflict(const LayerDescriptor& layer);
+
+// What is wrong with the names of one mixer or layer and with their use over `num_ranks` ranks of
+// sp, one line each; the options of the backends included. Empty when it can be built.
+std::vector<std::string> problems(const MixerDescriptor& mixer, int num_ranks, Layout layout);
+std::vector<std::string> problems(const LayerDescriptor& layer, int num_ranks, Layout layout);
 
 // The factory of a model whose layer i is layers[i], for plans of `layout` over the ranks of `sp`.
 // Throws Error(kConfig) listing the problems() of every layer. Layers of the same strategy share
-// one schedule; what the mixers need lives as long as any of them.
-MixerFactory make_mixer_factory(std::vector<MixerDescriptor> layers, const Group& sp,
+// one schedule; what the mixers need lives as long as any of them. Collective.
+MixerFactory make_mixer_factory(std::vector<LayerDescriptor> layers, const Group& sp,
                                 Layout layout);
 
 }  // namespace longship

@@ -1,20 +1,24 @@
 #include "attention/strategy.h"
 
 #include "attention/named_entry.h"
+#include "parallel/state_schedule.h"
 
 namespace longship {
 namespace {
 
-// What of `use` the strategy does not serve, as "serves ..., not ..."; empty when it serves all.
+// What of `use` the strategy does not serve, in words; empty when it serves all.
 std::string unserved(const Strategy& strategy, const StrategyUse& use) {
   const MaskSupport& masks = strategy.masks;
+  if (!strategy.serves(use.family))
+    return fmt::format("does not serve {} layers", family_name(use.family));
   if (strategy.max_ranks > 0 && use.num_ranks > strategy.max_ranks)
-    return fmt::format("serves at most {} rank(s) of sp, not {}", strategy.max_ranks,
-                       use.num_ranks);
+    return fmt::format("serves at most {} rank{} of sp, not {}", strategy.max_ranks,
+                       strategy.max_ranks == 1 ? "" : "s", use.num_ranks);
   if (std::find(strategy.layouts.begin(), strategy.layouts.end(), use.layout) ==
       strategy.layouts.end())
-    return fmt::format("does not serve the layout `{}` (choose `{}`)", layout_name(use.layout),
+    return fmt::format("does not serve the layout `{}`, only `{}`", layout_name(use.layout),
                        layout_name(strategy.layouts.front()));
+  if (use.family != MixerFamily::kSoftmax) return {};
   if (use.window == 0 && !masks.unlimited) return "serves only layers with a sliding window";
   if (use.window > 0 && !masks.window) return "does not serve a sliding window";
   if (!use.causal && !masks.bidirectional) return "does not serve bidirectional attention";
@@ -26,50 +30,103 @@ std::string unserved(const Strategy& strategy, const StrategyUse& use) {
 
 }  // namespace
 
+std::string_view family_name(MixerFamily family) {
+  switch (family) {
+    case MixerFamily::kSoftmax:
+      return "softmax";
+    case MixerFamily::kLatent:
+      return "latent";
+    case MixerFamily::kLinear:
+      return "linear";
+  }
+  LONGSHIP_CHECK(false, "family {}", static_cast<int>(family));
+}
+
 std::span<const Strategy> strategies() {
   static const std::vector<Strategy> table = {
       {.name = "ulysses",
        .summary = "all-to-all from tokens to whole heads and back (arXiv 2309.14509)",
        .layouts = {Layout::kContiguous, Layout::kZigzag},
        .limits = "ranks beyond the number of query heads compute no attention",
-       .make = [](const Group& sp,
-                  const SoftmaxBlock& kernel) { return make_ulysses(sp, kernel); }},
+       .softmax = [](const Group& sp,
+                     const SoftmaxBlock& kernel) { return make_ulysses(sp, kernel); }},
       {.name = "ring",
        .summary = "keys and values travel from rank to rank (arXiv 2310.01889)",
        .layouts = {Layout::kZigzag, Layout::kContiguous},
        .limits = "the contiguous layout leaves early ranks idle",
-       .make = [](const Group& sp, const SoftmaxBlock& kernel) { return make_ring(sp, kernel); }},
+       .softmax = [](const Group& sp,
+                     const SoftmaxBlock& kernel) { return make_ring(sp, kernel); }},
       {.name = "token_ring",
        .summary = "queries travel from rank to rank, partial outputs return (arXiv 2412.20501)",
        .layouts = {Layout::kZigzag, Layout::kContiguous},
        .limits = "the contiguous layout leaves late ranks idle",
-       .make = [](const Group& sp,
-                  const SoftmaxBlock& kernel) { return make_token_ring(sp, kernel); }},
+       .softmax = [](const Group& sp,
+                     const SoftmaxBlock& kernel) { return make_token_ring(sp, kernel); }},
       {.name = "gather_kv",
        .summary = "all-gather of keys and values, one KV head at a time (arXiv 2407.21783)",
        .layouts = {Layout::kZigzag, Layout::kContiguous},
        .limits = "the contiguous layout leaves early ranks idle",
-       .make = [](const Group& sp,
-                  const SoftmaxBlock& kernel) { return make_gather_kv(sp, kernel); }},
+       .softmax = [](const Group& sp,
+                     const SoftmaxBlock& kernel) { return make_gather_kv(sp, kernel); }},
+      {.name = "zeco",
+       .summary = "All-Scan: states go from rank to rank in column blocks (arXiv 2507.01004)",
+       .layouts = {Layout::kContiguous, Layout::kZigzag},
+       .limits = "zigzag sends two states a layer and scans twice as many hops",
+       .linear = [](const Group& sp) { return make_linear_carry(make_zeco(sp)); }},
+      {.name = "lasp",
+       .summary = "states go from rank to rank in one piece (arXiv 2404.02882)",
+       .layouts = {Layout::kContiguous, Layout::kZigzag},
+       .limits = "every rank waits for the ranks before it",
+       .linear = [](const Group& sp) { return make_linear_carry(make_lasp(sp)); }},
+      {.name = "lasp2",
+       .summary = "one all-gather of states and their transitions (arXiv 2502.07563)",
+       .layouts = {Layout::kContiguous, Layout::kZigzag},
+       .limits = "traffic grows with the ranks; the delta rule ships K x K transitions too",
+       .linear = [](const Group& sp) { return make_linear_carry(make_lasp2(sp)); }},
       {.name = "local",
        .summary = "no communication: one rank holds the whole sequence",
        .layouts = {Layout::kContiguous, Layout::kZigzag},
        .max_ranks = 1,
-       .limits = "",
-       .make = [](const Group&, const SoftmaxBlock& kernel) { return make_local(kernel); }},
+       .softmax = [](const Group&, const SoftmaxBlock& kernel) { return make_local(kernel); },
+       .linear = [](const Group&) { return make_linear_carry(make_local_states()); }},
   };
   return table;
+}
+
+bool Strategy::serves(MixerFamily family) const {
+  switch (family) {
+    case MixerFamily::kSoftmax:
+      return softmax != nullptr;
+    case MixerFamily::kLatent:
+      return latent != nullptr || softmax != nullptr;
+    case MixerFamily::kLinear:
+      return linear != nullptr;
+  }
+  return false;
+}
+
+std::vector<const Strategy*> strategies_for(const StrategyUse& use) {
+  std::vector<const Strategy*> found;
+  for (const Strategy& strategy : strategies())
+    if (unserved(strategy, use).empty()) found.push_back(&strategy);
+  return found;
 }
 
 std::string Strategy::refusal(const StrategyUse& use) const {
   const std::string reason = unserved(*this, use);
   if (reason.empty()) return {};
-  std::vector<std::string_view> others;
-  for (const Strategy& other : longship::strategies())
-    if (unserved(other, use).empty()) others.push_back(other.name);
-  return fmt::format(
-      "strategy `{}` {}: {}", name, reason,
-      others.empty() ? "no strategy does" : fmt::format("choose {}", fmt::join(others, " or ")));
+  // A choice that changes the layout alone comes first, as it keeps the strategy.
+  std::vector<std::string> choices;
+  for (Layout layout : layouts) {
+    StrategyUse other = use;
+    other.layout = layout;
+    if (unserved(*this, other).empty())
+      choices.push_back(fmt::format("the layout `{}`", layout_name(layout)));
+  }
+  for (const Strategy* other : strategies_for(use)) choices.emplace_back(other->name);
+  return fmt::format("strategy `{}` {}: choose {}", name, reason,
+                     choices.empty() ? "another mask, as no strategy serves this one"
+                                     : fmt::format("{}", fmt::join(choices, " or ")));
 }
 
 const Strategy& find_strategy(std::string_view name) {

@@ -75,7 +75,7 @@ bool may_change_on_resume(std::string_view field) {
         "telemetry.", "train.steps", "train.micro_batch", "train.recompute",
         "train.loss_chunk_tokens", "train.init_from"})
     if (field.starts_with(prefix)) return true;
-  return false;
+  return field.starts_with("model.mixer.") && field.ends_with(".strategy");
 }
 
 void check_same_run(const CheckpointSource& source, const Checkpoint& checkpoint,

@@ -4,6 +4,7 @@
 #include <google/protobuf/text_format.h>
 
 #include <fstream>
+#include <map>
 #include <memory>
 #include <sstream>
 
@@ -17,6 +18,8 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
 using google::protobuf::TextFormat;
+
+constexpr const char* kUnset = "unset";
 
 // Collects what the text parser reports, one line an error.
 class ParseErrors : public google::protobuf::io::ErrorCollector {
@@ -111,16 +114,46 @@ std::string value_text(const Message& message, const FieldDescriptor& field) {
   return text;
 }
 
-// Calls visit(path, message, field) for every leaf field, set or not, in the order of the schema.
+// Whether the field has a value to show: its own, or a default that holds for every backend.
+bool has_value(const Message& message, const FieldDescriptor& field) {
+  return message.GetReflection()->HasField(message, &field) || field.has_default_value();
+}
+
+// Sections of a run are always there, with their defaults; blocks inside them when they are given.
+bool is_present(const Message& message, const FieldDescriptor& block) {
+  return message.GetDescriptor() == config::Run::descriptor() ||
+         message.GetReflection()->HasField(message, &block);
+}
+
+// The elements of a repeated block, which have a field `name`.
+std::vector<const Message*> elements(const Message& message, const FieldDescriptor& field) {
+  const Reflection& reflection = *message.GetReflection();
+  std::vector<const Message*> found;
+  for (int i = 0; i < reflection.FieldSize(message, &field); ++i)
+    found.push_back(&reflection.GetRepeatedMessage(message, &field, i));
+  return found;
+}
+
+std::string element_name(const Message& element) {
+  const FieldDescriptor* name = element.GetDescriptor()->FindFieldByName("name");
+  LONGSHIP_CHECK(name != nullptr, "elements of {} have no name", element.GetTypeName());
+  return element.GetReflection()->GetString(element, name);
+}
+
+// Calls visit(path, message, field) for every leaf field with a value, in the order of the schema.
 template <class Visit>
 void for_each_leaf(const Message& message, const std::string& prefix, const Visit& visit) {
   const Descriptor& descriptor = *message.GetDescriptor();
   for (int i = 0; i < descriptor.field_count(); ++i) {
     const FieldDescriptor& field = *descriptor.field(i);
     const std::string path = prefix + field.name();
-    if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
-      for_each_leaf(message.GetReflection()->GetMessage(message, &field), path + ".", visit);
-    } else {
+    if (field.is_repeated()) {
+      for (const Message* element : elements(message, field))
+        for_each_leaf(*element, path + "." + element_name(*element) + ".", visit);
+    } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+      if (is_present(message, field))
+        for_each_leaf(message.GetReflection()->GetMessage(message, &field), path + ".", visit);
+    } else if (has_value(message, field)) {
       visit(path, message, field);
     }
   }
@@ -135,16 +168,39 @@ bool is_only_field(const Message& message, const FieldDescriptor& field) {
 void print_message(const Message& message, int indent, std::string& text) {
   const Descriptor& descriptor = *message.GetDescriptor();
   const std::string space(static_cast<size_t>(indent), ' ');
+  auto print_block = [&](const std::string& name, const Message& block) {
+    text += space + name + " {\n";
+    print_message(block, indent + 2, text);
+    text += space + "}\n";
+  };
   for (int i = 0; i < descriptor.field_count(); ++i) {
     const FieldDescriptor& field = *descriptor.field(i);
-    if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
-      text += space + field.name() + " {\n";
-      print_message(message.GetReflection()->GetMessage(message, &field), indent + 2, text);
-      text += space + "}\n";
-    } else {
+    if (field.is_repeated()) {
+      for (const Message* element : elements(message, field)) print_block(field.name(), *element);
+    } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+      if (is_present(message, field))
+        print_block(field.name(), message.GetReflection()->GetMessage(message, &field));
+    } else if (has_value(message, field)) {
       text += space + field.name() + ": " + value_text(message, field) + "\n";
     }
   }
+}
+
+// The element of a repeated block that an override calls by its name.
+Message* find_element(Message& message, const FieldDescriptor& field, const std::string& name,
+                      const std::string& assignment) {
+  std::string names;
+  const std::vector<const Message*> all = elements(message, field);
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (element_name(*all[i]) == name)
+      return message.GetReflection()->MutableRepeatedMessage(&message, &field, static_cast<int>(i));
+    names += (i ? ", " : "") + element_name(*all[i]);
+  }
+  throw Error(ErrorCode::kConfig,
+              {.what = fmt::format("--set {}", assignment),
+               .expected = fmt::format("the name of a `{}` of the configuration: {}", field.name(),
+                                       names.empty() ? "there is none" : names),
+               .found = fmt::format("`{}`", name)});
 }
 
 }  // namespace
@@ -194,6 +250,12 @@ void apply_override(config::Run& run, const std::string& assignment) {
         throw Error(ErrorCode::kConfig, {.what = fmt::format("--set {}", assignment),
                                          .expected = fmt::format("a path that ends at {}", walked),
                                          .found = fmt::format("{} below it", name)});
+      if (field->is_repeated()) {
+        message = find_element(*message, *field, name, assignment);
+        field = nullptr;
+        walked += "." + name;
+        continue;
+      }
       message = message->GetReflection()->MutableMessage(message, field);
     }
     field = message->GetDescriptor()->FindFieldByName(name);
@@ -206,11 +268,12 @@ void apply_override(config::Run& run, const std::string& assignment) {
     walked += (walked.empty() ? "" : ".") + name;
   }
   if (field == nullptr || field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE)
-    throw Error(ErrorCode::kConfig,
-                {.what = fmt::format("--set {}", assignment),
-                 .expected = fmt::format("a field inside `{}`", walked),
-                 .next = field ? fmt::format("one of: {}", field_names(*field->message_type()))
-                               : "section.field=value"});
+    throw Error(
+        ErrorCode::kConfig,
+        {.what = fmt::format("--set {}", assignment),
+         .expected = fmt::format("a field inside `{}`", walked),
+         .next = fmt::format("one of: {}", field_names(field ? *field->message_type()
+                                                             : *message->GetDescriptor()))});
   const bool is_text = field->cpp_type() == FieldDescriptor::CPPTYPE_STRING;
   std::unique_ptr<Message> parsed(message->New());
   ParseErrors errors("--set");
@@ -233,20 +296,28 @@ std::string config_text(const config::Run& run) {
 }
 
 std::vector<ConfigDifference> compare_configs(const config::Run& before, const config::Run& after) {
-  std::vector<std::pair<std::string, std::string>> old_values;
-  for_each_leaf(before, "",
-                [&](const std::string& path, const Message& m, const FieldDescriptor& f) {
-                  old_values.emplace_back(path, value_text(m, f));
-                });
+  auto values = [](const config::Run& run) {
+    std::vector<std::pair<std::string, std::string>> found;
+    for_each_leaf(run, "",
+                  [&](const std::string& path, const Message& m, const FieldDescriptor& f) {
+                    found.emplace_back(path, value_text(m, f));
+                  });
+    return found;
+  };
+  const auto old_values = values(before), new_values = values(after);
+  const std::map<std::string, std::string> old_by_path(old_values.begin(), old_values.end());
+  const std::map<std::string, std::string> new_by_path(new_values.begin(), new_values.end());
   std::vector<ConfigDifference> differences;
-  size_t i = 0;
-  for_each_leaf(after, "",
-                [&](const std::string& path, const Message& m, const FieldDescriptor& f) {
-                  const std::string value = value_text(m, f);
-                  if (old_values[i].second != value)
-                    differences.push_back({path, old_values[i].second, value});
-                  ++i;
-                });
+  for (const auto& [path, value] : old_values)
+    if (!new_by_path.contains(path)) differences.push_back({path, value, kUnset});
+  for (const auto& [path, value] : new_values) {
+    const auto old_value = old_by_path.find(path);
+    if (old_value == old_by_path.end()) {
+      differences.push_back({path, kUnset, value});
+    } else if (old_value->second != value) {
+      differences.push_back({path, old_value->second, value});
+    }
+  }
   return differences;
 }
 

@@ -11,8 +11,9 @@
 namespace longship {
 
 // Reads `path` (Protobuf text format, message config.Run) and applies the overrides in order.
-// Each override is "section.field=value"; strings need no quotes. Errors are kConfig with file,
-// line and field: unreadable file, syntax, unknown field, wrong type.
+// Each override is "section.field=value"; strings need no quotes; a repeated block is called by its
+// name, "model.mixer.full.strategy=ring". Errors are kConfig with file, line and field: unreadable
+// file, syntax, unknown field, wrong type.
 config::Run load_config(const std::string& path, std::span<const std::string> overrides);
 
 // The same from text; `origin` names it in errors.
@@ -21,12 +22,13 @@ config::Run parse_config(std::string_view text, const std::string& origin,
 
 void apply_override(config::Run& run, const std::string& assignment);
 
-// Writes every field, with its default where unset, so that the text is complete.
+// Writes every field, with its default where unset, so that the text is complete; the blocks inside
+// a section when they are given, and fields without a default when they are set.
 std::string config_text(const config::Run& run);
 
-// A field that differs between two configurations, with values as text.
+// A field that differs between two configurations, with values as text ("unset" without one).
 struct ConfigDifference {
-  std::string field;  // "model.attention.num_heads"
+  std::string field;  // "model.attention.num_heads", "model.mixer.full.strategy"
   std::string before;
   std::string after;
 };

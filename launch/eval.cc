@@ -9,6 +9,7 @@
 #include "launch/checkpointing.h"
 #include "launch/inference_config.h"
 #include "launch/job.h"
+#include "launch/layers.h"
 #include "launch/verbs.h"
 #include "runtime/io/atomic_file.h"
 
@@ -73,15 +74,17 @@ nlohmann::json as_json(const PositionBuckets& buckets, double loss, int64_t coun
                            {"loss", mean},
                            {"perplexity", std::exp(mean)}});
   }
-  return {{"checkpoint", checkpoint.directory().string()},
-          {"step", checkpoint.header().step},
-          {"tokens_file", tokens},
-          {"context", run.train().context()},
-          {"rope_theta", run.model().attention().rope_theta()},
-          {"tokens", count},
-          {"loss", loss},
-          {"perplexity", std::exp(loss)},
-          {"by_position", by_position}};
+  nlohmann::json report = {{"checkpoint", checkpoint.directory().string()},
+                           {"step", checkpoint.header().step},
+                           {"tokens_file", tokens},
+                           {"context", run.train().context()},
+                           {"tokens", count},
+                           {"loss", loss},
+                           {"perplexity", std::exp(loss)},
+                           {"by_position", by_position}};
+  // Stacks of several kinds of layers have no one base of theirs.
+  if (run.model().has_attention()) report["rope_theta"] = run.model().attention().rope_theta();
+  return report;
 }
 
 std::string as_table(const nlohmann::json& result) {

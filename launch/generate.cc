@@ -10,6 +10,7 @@
 #include "launch/checkpointing.h"
 #include "launch/inference_config.h"
 #include "launch/job.h"
+#include "launch/layers.h"
 #include "launch/sampling.h"
 #include "launch/verbs.h"
 

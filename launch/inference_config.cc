@@ -9,10 +9,16 @@ config::Run inference_config(const Checkpoint& checkpoint, std::span<const std::
                              int num_ranks, std::optional<int64_t> context) {
   const std::string origin = checkpoint.directory().string();
   config::Run run = parse_config(checkpoint.header().config_text, origin, {});
-  run.mutable_parallel()->set_dp(1);
-  run.mutable_parallel()->set_sp(num_ranks);
-  if (run.parallel().strategy() == "local" && num_ranks > 1)
-    run.mutable_parallel()->set_strategy("ring");
+  config::Parallel& parallel = *run.mutable_parallel();
+  parallel.set_dp(1);
+  parallel.set_sp(num_ranks);
+  if (num_ranks > 1) {
+    // What was trained on one rank alone is spread by the defaults.
+    if (parallel.strategy() == "local") parallel.clear_strategy();
+    if (parallel.linear_strategy() == "local") parallel.clear_linear_strategy();
+    for (config::Mixer& mixer : *run.mutable_model()->mutable_mixer())
+      if (mixer.strategy() == "local") mixer.clear_strategy();
+  }
   run.mutable_train()->set_global_batch(1);
   run.mutable_train()->set_micro_batch(1);
   if (context) run.mutable_train()->set_context(*context);

@@ -2,10 +2,11 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "attention/registry.h"
+#include "attention/strategy_table.h"
 #include "data/length_statistics.h"
 #include "data/token_file.h"
 #include "launch/config.h"
+#include "launch/layer_summary.h"
 #include "launch/run_folder.h"
 #include "launch/validate.h"
 #include "launch/verbs.h"
@@ -22,28 +23,17 @@ void print(const std::string& text) {
   std::printf("%s\n", text.c_str());
 }
 
-void inspect_strategies() {
-  for (const MixerBackend& backend : mixer_backends()) {
-    print(fmt::format("backend {}: {}", backend.name, backend.summary));
-    for (std::string_view name : backend.strategies) {
-      const Strategy& strategy = find_strategy(name);
-      std::string layouts;
-      for (Layout layout : strategy.layouts)
-        layouts += fmt::format("{}{}", layouts.empty() ? "" : ", ", layout_name(layout));
-      print(fmt::format(
-          "  {:<10} {}\n             layouts: {}{}", strategy.name, strategy.summary, layouts,
-          strategy.limits.empty() ? ""
-                                  : fmt::format("\n             limits: {}", strategy.limits)));
-    }
-  }
-}
-
 void inspect_config(const InspectArguments& arguments) {
   config::Run run = load_config(arguments.path, arguments.overrides);
   validate(run, arguments.num_ranks, arguments.path);
   resolve_automatic_values(run, arguments.num_ranks);
   print(fmt::format("# {}, resolved for {} rank{}", arguments.path, arguments.num_ranks,
                     arguments.num_ranks == 1 ? "" : "s"));
+  Context ctx;
+  print("# layers: " + layer_ranges(run));
+  for (const std::string& line : mixer_lines(run)) print("#   " + line);
+  print("# parameters:");
+  for (const std::string& line : parameter_lines(ctx, run)) print("#   " + line);
   print(config_text(run));
 }
 
@@ -103,7 +93,7 @@ void inspect_run_folder(const InspectArguments& arguments) {
 
 int run_inspect(const InspectArguments& arguments) {
   if (arguments.strategies) {
-    inspect_strategies();
+    print(strategy_table());
     return 0;
   }
   const fs::path path(arguments.path);

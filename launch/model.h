@@ -5,7 +5,6 @@
 
 #include "launch/config.pb.h"
 #include "parallel/group.h"
-#include "parallel/sequence_plan.h"
 #include "runtime/model/transformer.h"
 
 namespace longship {
@@ -18,7 +17,5 @@ struct Model {
 // `run` is valid and resolved, with model.vocab_size set. Weights are initialised from train.seed,
 // the same on every rank. `ctx` must outlive the model.
 Model make_model(Context& ctx, const config::Run& run, const Group& sp);
-
-Layout layout_of(const config::Run& run);
 
 }  // namespace longship

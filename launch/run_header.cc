@@ -1,5 +1,7 @@
 #include "launch/run_header.h"
 
+#include "launch/layer_summary.h"
+#include "launch/layers.h"
 #include "runtime/telemetry/progress_line.h"
 
 namespace longship {
@@ -13,21 +15,18 @@ std::string run_header(const config::Run& run, const Job& job, const Mesh& mesh,
   const double epochs = static_cast<double>(train.steps() * train.global_batch()) /
                         static_cast<double>(packing.num_samples());
   std::string text;
-  text += fmt::format(
-      "model     {} parameters, {} layers, hidden {}, {} query and {} KV heads of {}, "
-      "rope theta {:g}\n",
-      short_count(static_cast<double>(num_parameters)), run.model().num_layers(),
-      run.model().hidden_size(), run.model().attention().num_heads(),
-      run.model().attention().num_kv_heads(), run.model().attention().head_size(),
-      run.model().attention().rope_theta());
+  text += fmt::format("model     {} parameters, {} layers, hidden {}\n",
+                      short_count(static_cast<double>(num_parameters)), run.model().num_layers(),
+                      run.model().hidden_size());
+  for (const std::string& line : mixer_lines(run)) text += fmt::format("          {}\n", line);
   text += fmt::format(
       "data      {}: {} documents, {} tokens ({}); {} packing, {} samples an epoch\n",
       tokens.path(), tokens.num_documents(), tokens.num_tokens(), tokens.tokenizer_description(),
       packing_mode_name(packing.options().mode), packing.num_samples());
-  text += fmt::format("ranks     {} = dp {} x sp {}; {} on the {} layout; {} thread{} a rank\n",
-                      mesh.world.size(), mesh.dp.size(), mesh.sp.size(), run.parallel().strategy(),
-                      layout_name(layout_of(run)), job.ctx.num_threads,
-                      job.ctx.num_threads == 1 ? "" : "s");
+  text +=
+      fmt::format("ranks     {} = dp {} x sp {}; {} layout; {} thread{} a rank\n",
+                  mesh.world.size(), mesh.dp.size(), mesh.sp.size(), layout_name(layout_of(run)),
+                  job.ctx.num_threads, job.ctx.num_threads == 1 ? "" : "s");
   text += fmt::format(
       "step      {} samples of up to {} tokens, {} tokens a rank and micro-batch; {} "
       "steps, {:.2f} epochs\n",

@@ -7,6 +7,7 @@
 #include "launch/checkpointing.h"
 #include "launch/config.h"
 #include "launch/job.h"
+#include "launch/layers.h"
 #include "launch/run_folder.h"
 #include "launch/run_header.h"
 #include "launch/stop_signal.h"

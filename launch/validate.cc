@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "attention/registry.h"
+#include "launch/layers.h"
 #include "runtime/error.h"
 
 namespace longship {
@@ -29,6 +29,9 @@ class Problems {
     require(std::isfinite(value) && value >= low && value <= high,
             "{} must lie between {} and {}, is {}", field, low, high, value);
   }
+  void add(const std::vector<std::string>& lines) {
+    found_.insert(found_.end(), lines.begin(), lines.end());
+  }
   std::vector<std::string> take() { return std::move(found_); }
 
  private:
@@ -36,56 +39,22 @@ class Problems {
 };
 
 void check_model(const config::Model& model, Problems& problems) {
-  const config::Attention& attention = model.attention();
   problems.require(model.vocab_size() >= 0 && model.vocab_size() <= kLargestExtent,
                    "model.vocab_size must be 0 (from the tokens) or positive, is {}",
                    model.vocab_size());
   problems.require_extent("model.hidden_size", model.hidden_size());
   problems.require_extent("model.intermediate_size", model.intermediate_size());
-  problems.require_extent("model.num_layers", model.num_layers());
   problems.require_share("model.norm_eps", model.norm_eps(), 0, 1);
   problems.require_share("model.init_std", model.init_std(), 0, 10);
-
-  const int64_t heads = attention.num_heads(), kv_heads = attention.num_kv_heads();
-  problems.require_extent("model.attention.num_heads", heads);
-  if (heads >= 1) {
-    problems.require(kv_heads >= 0 && kv_heads <= heads && (kv_heads == 0 || heads % kv_heads == 0),
-                     "model.attention.num_kv_heads must divide num_heads = {} (or be 0), is {}",
-                     heads, kv_heads);
-    problems.require(attention.head_size() != 0 || model.hidden_size() % heads == 0,
-                     "model.hidden_size = {} is not a multiple of model.attention.num_heads = {}: "
-                     "change one, or give model.attention.head_size",
-                     model.hidden_size(), heads);
-  }
-  problems.require(attention.head_size() >= 0 && attention.head_size() <= kLargestExtent,
-                   "model.attention.head_size must be 0 or positive, is {}", attention.head_size());
-  const int64_t head_size =
-      attention.head_size() != 0 || heads < 1 ? attention.head_size() : model.hidden_size() / heads;
-  const int64_t rotary = attention.rotary_dim() != 0 ? attention.rotary_dim() : head_size;
-  problems.require(rotary % 2 == 0 && rotary >= 0 && rotary <= std::max<int64_t>(head_size, 0),
-                   "RoPE turns pairs: model.attention.rotary_dim = {} must be even and at most the "
-                   "head size {}",
-                   rotary, head_size);
-  problems.require(std::isfinite(attention.rope_theta()) && attention.rope_theta() > 1,
-                   "model.attention.rope_theta must be above 1, is {}", attention.rope_theta());
-  problems.require(attention.window() >= 0, "model.attention.window must be 0 or positive, is {}",
-                   attention.window());
 }
 
-void check_strategy(const config::Parallel& parallel, int num_sp, Problems& problems) {
-  const StrategyUse use{.num_ranks = num_sp,
-                        .layout = parallel.layout() == config::Parallel::ZIGZAG
-                                      ? Layout::kZigzag
-                                      : Layout::kContiguous};
-  try {
-    const std::string refusal = find_strategy(parallel.strategy()).refusal(use);
-    problems.require(refusal.empty(), "parallel.strategy: {}", refusal);
-  } catch (const Error& unknown) {
-    problems.require(false, "parallel.strategy: {}", unknown.what());
-  }
+void resolve_ranks(config::Parallel& parallel, int num_ranks) {
+  if (parallel.dp() == 0) parallel.set_dp(parallel.sp() == 0 ? 1 : num_ranks / parallel.sp());
+  if (parallel.sp() == 0) parallel.set_sp(num_ranks / parallel.dp());
 }
 
-void check_parallel(const config::Run& run, int num_ranks, Problems& problems) {
+void check_parallel(const config::Run& run, const ConfiguredLayers& layers, int num_ranks,
+                    Problems& problems) {
   const config::Parallel& parallel = run.parallel();
   const int sp = parallel.sp(), dp = parallel.dp();
   problems.require(sp >= 0, "parallel.sp must be 0 (automatic) or positive, is {}", sp);
@@ -100,10 +69,10 @@ void check_parallel(const config::Run& run, int num_ranks, Problems& problems) {
                    "leave one of them 0",
                    dp, sp, num_ranks, known);
   if (!fits) return;
-  config::Run resolved = run;
-  resolve_automatic_values(resolved, num_ranks);
-  const int num_sp = resolved.parallel().sp(), num_dp = resolved.parallel().dp();
-  check_strategy(parallel, num_sp, problems);
+  config::Parallel resolved = parallel;
+  resolve_ranks(resolved, num_ranks);
+  const int num_sp = resolved.sp(), num_dp = resolved.dp();
+  problems.add(strategy_problems(layers, num_sp, layout_of(run)));
   const config::Train& train = run.train();
   problems.require(train.context() < 1 || train.context() >= num_sp,
                    "train.context = {} tokens cannot be split over {} ranks: lower parallel.sp",
@@ -164,8 +133,11 @@ std::vector<std::string> find_problems(const config::Run& run, int num_ranks) {
   problems.require(run.data().prefetch() >= 0 && run.data().prefetch() <= 1024,
                    "data.prefetch must lie between 0 and 1024, is {}", run.data().prefetch());
   check_model(run.model(), problems);
+  std::vector<std::string> layer_problems;
+  const ConfiguredLayers layers = read_layers(run, layer_problems);
+  problems.add(layer_problems);
   check_training(run, problems);
-  check_parallel(run, num_ranks, problems);
+  check_parallel(run, layers, num_ranks, problems);
   problems.require(run.checkpoint().every_steps() >= 0,
                    "checkpoint.every_steps must be 0 or more, is {}",
                    run.checkpoint().every_steps());
@@ -189,13 +161,8 @@ void validate(const config::Run& run, int num_ranks, const std::string& origin) 
 }
 
 void resolve_automatic_values(config::Run& run, int num_ranks) {
-  config::Parallel& parallel = *run.mutable_parallel();
-  if (parallel.dp() == 0) parallel.set_dp(parallel.sp() == 0 ? 1 : num_ranks / parallel.sp());
-  if (parallel.sp() == 0) parallel.set_sp(num_ranks / parallel.dp());
-  config::Attention& attention = *run.mutable_model()->mutable_attention();
-  if (attention.num_kv_heads() == 0) attention.set_num_kv_heads(attention.num_heads());
-  if (attention.head_size() == 0 && attention.num_heads() > 0)
-    attention.set_head_size(run.model().hidden_size() / attention.num_heads());
+  resolve_ranks(*run.mutable_parallel(), num_ranks);
+  resolve_layers(run);
 }
 
 }  // namespace longship

@@ -16,7 +16,8 @@ std::vector<std::string> find_problems(const config::Run& run, int num_ranks);
 // Throws one Error(kConfig) that lists all problems of find_problems().
 void validate(const config::Run& run, int num_ranks, const std::string& origin);
 
-// Fills the automatic values (sp, dp, num_kv_heads, head_size). Call on a valid configuration.
+// Fills the automatic values: sp, dp, and what the blocks of the layers leave out. Call on a valid
+// configuration.
 void resolve_automatic_values(config::Run& run, int num_ranks);
 
 }  // namespace longship

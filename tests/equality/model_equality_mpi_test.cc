@@ -102,7 +102,7 @@ TransformerShape shape_of(const ModelOptions& options) {
 }
 
 // The layers of shape_of().
-std::vector<MixerDescriptor> layers_of(const ModelOptions& options, const std::string& strategy) {
+std::vector<LayerDescriptor> layers_of(const ModelOptions& options, const std::string& strategy) {
   const TransformerShape shape = shape_of(options);
   MixerDescriptor layer;
   layer.strategy = strategy;

@@ -82,11 +82,62 @@ TEST(Config, WrongOverrideValuesNameTheType) {
 }
 
 TEST(Config, CompleteTextRoundTripsAndShowsDefaults) {
-  const config::Run run = parse("output_dir: 'o\"x' train { steps: 7 seed: 3 }");
+  const config::Run run =
+      parse("output_dir: 'o\"x' train { steps: 7 seed: 3 } model { attention {} }");
   const std::string text = config_text(run);
   EXPECT_NE(text.find("rope_theta: 10000"), std::string::npos) << text;
   EXPECT_NE(text.find("layout: ZIGZAG"), std::string::npos) << text;
   EXPECT_TRUE(compare_configs(run, parse(text)).empty());
+}
+
+constexpr const char* kHybrid = R"(
+model {
+  layers: "lin, full"
+  mixer { name: "lin" backend: "gated_delta" linear { num_heads: 4 gate: "softplus" } }
+  mixer { name: "full" strategy: "ring" attention { num_heads: 2 } }
+}
+)";
+
+TEST(Config, OverridesCallRepeatedBlocksByTheirNames) {
+  const config::Run run = parse(
+      kHybrid, {"model.mixer.full.attention.rope_theta=8e4", "model.mixer.lin.strategy=lasp2"});
+  EXPECT_DOUBLE_EQ(run.model().mixer(1).attention().rope_theta(), 8e4);
+  EXPECT_EQ(run.model().mixer(0).strategy(), "lasp2");
+  expect_error(ErrorCode::kConfig, {"the name of a `mixer`", "lin, full", "`fill`"},
+               [] { parse(kHybrid, {"model.mixer.fill.strategy=ring"}); });
+  expect_error(ErrorCode::kConfig, {"there is none"},
+               [] { parse("", {"model.mixer.full.strategy=ring"}); });
+  expect_error(ErrorCode::kConfig, {"a field inside `model.mixer.full`", "strategy"},
+               [] { parse(kHybrid, {"model.mixer.full=ring"}); });
+  expect_error(ErrorCode::kConfig, {"a field inside `model.mixer`"},
+               [] { parse(kHybrid, {"model.mixer=ring"}); });
+}
+
+TEST(Config, TextKeepsRepeatedBlocksAndWhatTheyLeaveToTheirBackend) {
+  const config::Run run = parse(kHybrid);
+  const std::string text = config_text(run);
+  EXPECT_TRUE(compare_configs(run, parse(text)).empty());
+  const config::Mixer mixer = parse(text).model().mixer(0);
+  EXPECT_EQ(mixer.linear().gate(), "softplus");
+  EXPECT_FALSE(mixer.linear().has_max_beta());
+  EXPECT_FALSE(mixer.has_attention());
+  EXPECT_FALSE(parse(text).model().has_attention());
+}
+
+TEST(Config, DifferencesOfRepeatedBlocksAreFoundByName) {
+  const config::Run before = parse(kHybrid);
+  config::Run after = before;
+  after.mutable_model()->mutable_mixer()->SwapElements(0, 1);
+  EXPECT_TRUE(compare_configs(before, after).empty());
+  after.mutable_model()->mutable_mixer(1)->mutable_linear()->set_max_beta(2);
+  after.mutable_model()->mutable_mixer(1)->mutable_linear()->clear_gate();
+  const auto differences = compare_configs(before, after);
+  ASSERT_EQ(differences.size(), 2u);
+  EXPECT_EQ(differences[0].field, "model.mixer.lin.linear.gate");
+  EXPECT_EQ(differences[0].after, "unset");
+  EXPECT_EQ(differences[1].field, "model.mixer.lin.linear.max_beta");
+  EXPECT_EQ(differences[1].before, "unset");
+  EXPECT_EQ(differences[1].after, "2");
 }
 
 TEST(Config, DifferencesNameFieldAndBothValues) {

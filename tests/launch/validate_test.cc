@@ -39,7 +39,11 @@ TEST(Validate, FindsEachBrokenRule) {
   expect_problem({"model.num_layers=0"}, 1, "model.num_layers");
   expect_problem({"model.attention.num_kv_heads=3"}, 1, "num_kv_heads");
   expect_problem({"model.attention.head_size=7"}, 1, "even");
-  expect_problem({"model.attention.rotary_dim=10"}, 1, "head size");
+  expect_problem({"model.attention.rotary_dim=10"}, 1, "up to head_size 8");
+  expect_problem({"model.attention.rope_theta=0.5"}, 1, "above 1, or 0");
+  expect_problem({"model.attention.num_heads=1048577"}, 1, "above 1048576");
+  expect_problem({"model.num_layers=65537"}, 1, "1 to 65536");
+  expect_problem({"model.layers=full"}, 1, "exclude each other");
   expect_problem({"model.attention.rope_theta=inf"}, 1, "rope_theta");
   expect_problem({"model.attention.window=-1"}, 1, "window");
   expect_problem({"train.context=3"}, 4, "cannot be split");
@@ -55,6 +59,67 @@ TEST(Validate, FindsEachBrokenRule) {
   expect_problem({"optim.clip_norm=nan"}, 1, "clip_norm");
   expect_problem({"telemetry.log_every=0"}, 1, "log_every");
   expect_problem({"checkpoint.keep=-1"}, 1, "keep");
+}
+
+config::Run hybrid(const std::string& layers, const std::string& mixers) {
+  return parse_config(fmt::format(R"(
+output_dir: "out" data {{ tokens: "a.tokens" }}
+model {{ hidden_size: 32 intermediate_size: 48 num_layers: 4 layers: "{}" {} }}
+optim {{ learning_rate: 1e-3 }} train {{ steps: 10 context: 64 }})",
+                                  layers, mixers),
+                      "hybrid", {});
+}
+
+constexpr const char* kTwoMixers = R"(
+mixer { name: "full" attention { num_heads: 4 } }
+mixer { name: "nope" backend: "full" strategy: "ulysses"
+        attention { num_heads: 2 num_kv_heads: 1 rope_theta: 0 } }
+)";
+
+void expect_hybrid_problem(const std::string& layers, const std::string& mixers,
+                           const std::string& word) {
+  const std::vector<std::string> problems = find_problems(hybrid(layers, mixers), 2);
+  EXPECT_TRUE(std::any_of(problems.begin(), problems.end(),
+                          [&](const std::string& p) { return p.find(word) != std::string::npos; }))
+      << layers << " " << mixers << ": " << fmt::format("{}", fmt::join(problems, "; "));
+}
+
+TEST(Validate, AcceptsAndResolvesAHybrid) {
+  config::Run run = hybrid("full, nope", kTwoMixers);
+  EXPECT_TRUE(find_problems(run, 2).empty());
+  resolve_automatic_values(run, 2);
+  EXPECT_EQ(run.model().mixer(0).backend(), "full");
+  EXPECT_EQ(run.model().mixer(1).attention().head_size(), 16);
+  EXPECT_TRUE(find_problems(run, 2).empty());
+  EXPECT_FALSE(run.model().has_attention());
+}
+
+TEST(Validate, FindsEachBrokenRuleOfAHybrid) {
+  expect_hybrid_problem("full, nope, full", kTwoMixers, "num_layers: 3");
+  expect_hybrid_problem("full, nope,", kTwoMixers, "character 12");
+  expect_hybrid_problem("full, none", kTwoMixers, "names `none`");
+  expect_hybrid_problem("full", kTwoMixers, "model.mixer.nope stands nowhere");
+  expect_hybrid_problem("full + nope", kTwoMixers, "weights in `self_attn`");
+  expect_hybrid_problem("", kTwoMixers, "model.mixer is given without model.layers");
+  expect_hybrid_problem("full", "mixer { name: 'full' } ",
+                        "model.mixer.full.attention is required");
+  expect_hybrid_problem("full", "mixer { name: 'full' linear {} attention { num_heads: 4 } }",
+                        "model.mixer.full.linear has no meaning");
+  expect_hybrid_problem("flash", "mixer { name: 'flash' attention { num_heads: 4 } }",
+                        "unknown attention backend `flash`");
+  expect_hybrid_problem("full", "mixer { name: '2full' attention { num_heads: 4 } }", "`2full`");
+  expect_hybrid_problem("full", std::string(kTwoMixers) + kTwoMixers, "full is given twice");
+  expect_hybrid_problem("full", "mixer { name: 'full' attention { num_heads: 3 head_size: 7 } }",
+                        "model.mixer.full.attention: rotary_dim 7");
+  expect_hybrid_problem("full",
+                        "mixer { name: 'full' strategy: 'local' attention { num_heads: 4 } }",
+                        "model.mixer.full.strategy: strategy `local` serves at most 1 rank");
+  expect_hybrid_problem("full",
+                        "mixer { name: 'full' strategy: 'zeco' attention { num_heads: 4 } }",
+                        "does not serve softmax layers: choose ulysses or ring");
+  expect_hybrid_problem("full",
+                        "mixer { name: 'full' output_multiplier: nan attention { num_heads: 4 } }",
+                        "multiplier nan");
 }
 
 TEST(Validate, ReportsAllProblemsInOneError) {

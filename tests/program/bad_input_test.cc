@@ -42,8 +42,8 @@ TEST(BadInput, ConfigurationFilesAndOverrides) {
   TinyRun run;
   expect_failure(run_longship(2, "train /nowhere.textproto"), 2, {"/nowhere.textproto"});
   expect_failure(run_longship(2, "train " + run.folder("text")), 2, {"text"});
-  const std::string unknown = run.files().write("unknown.textproto", "model {\n  layers: 3\n}\n");
-  expect_failure(run_longship(1, "train " + unknown), 2, {"unknown.textproto:2", "layers"});
+  const std::string unknown = run.files().write("unknown.textproto", "model {\n  layerz: 3\n}\n");
+  expect_failure(run_longship(1, "train " + unknown), 2, {"unknown.textproto:2", "layerz"});
   expect_failure(run.train(1, "out", {"train.stepz=3"}), 2, {"stepz", "steps, context"});
   expect_failure(run.train(1, "out", {"train.steps=soon"}), 2, {"train.steps", "a whole number"});
   EXPECT_FALSE(fs::exists(run.folder("out")));

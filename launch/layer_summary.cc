@@ -1,0 +1,104 @@
+#include "launch/layer_summary.h"
+
+#include "launch/layers.h"
+
+namespace longship {
+namespace {
+
+ConfiguredLayers layers_of(const config::Run& run) {
+  std::vector<std::string> problems;
+  ConfiguredLayers layers = read_layers(run, problems);
+  LONGSHIP_CHECK(problems.empty(), "an unchecked configuration: {}", fmt::join(problems, "; "));
+  return layers;
+}
+
+std::string rope_text(double theta) {
+  return theta == 0 ? "no positions" : fmt::format("rope theta {:g}", theta);
+}
+
+std::string sizes(const MixerDescriptor& mixer) {
+  switch (find_mixer_backend(mixer.backend).family) {
+    case MixerFamily::kSoftmax:
+      return fmt::format(
+          "{} query and {} KV heads of {}, {}{}", mixer.softmax.num_heads,
+          mixer.softmax.num_kv_heads, mixer.softmax.head_size, rope_text(mixer.softmax.rope_theta),
+          mixer.softmax.window == 0 ? "" : fmt::format(", window {}", mixer.softmax.window));
+    case MixerFamily::kLatent:
+      return fmt::format("{} heads of {} + {} and {}, latent of {}, {}", mixer.latent.num_heads,
+                         mixer.latent.qk_nope_head_size, mixer.latent.qk_rope_head_size,
+                         mixer.latent.v_head_size, mixer.latent.kv_lora_rank,
+                         rope_text(mixer.latent.rope_theta));
+    case MixerFamily::kLinear:
+      return fmt::format("{} key and {} value heads, states of {} x {}", mixer.linear.key_heads(),
+                         mixer.linear.num_heads, mixer.linear.kernel_key_size(),
+                         mixer.linear.value_size);
+  }
+  LONGSHIP_CHECK(false, "backend {}", mixer.backend);
+}
+
+std::string mixer_names(const ConfiguredLayers& layers, int64_t layer) {
+  std::vector<std::string_view> names;
+  for (size_t index : layers.mixers_of(layer)) names.push_back(layers.mixers[index].name);
+  return fmt::format("{}", fmt::join(names, " + "));
+}
+
+int64_t mixer_parameters(Context& ctx, MixerDescriptor mixer) {
+  mixer.strategy = "local";  // which has no say in the shapes
+  ParameterList parameters(ctx, DType::kF32, 0);
+  make_mixer_factory({mixer}, Group::self(), Layout::kContiguous)(0, "layer", parameters);
+  return parameters.num_elements();
+}
+
+std::string count_line(const std::string& name, int64_t each, int64_t times) {
+  return times == 1 ? fmt::format("{:<16} {:>16}", name, each)
+                    : fmt::format("{:<16} {:>16} = {} x {}", name, each * times, times, each);
+}
+
+}  // namespace
+
+std::vector<std::string> mixer_lines(const config::Run& run) {
+  std::vector<std::string> lines;
+  for (const ConfiguredMixer& mixer : layers_of(run).mixers)
+    lines.push_back(fmt::format("{} x {}{}: {}; {}", mixer.num_layers, mixer.name,
+                                mixer.name == mixer.descriptor.backend
+                                    ? ""
+                                    : fmt::format(" ({})", mixer.descriptor.backend),
+                                sizes(mixer.descriptor), mixer.descriptor.strategy));
+  return lines;
+}
+
+std::string layer_ranges(const config::Run& run) {
+  const ConfiguredLayers layers = layers_of(run);
+  const int64_t num_layers = run.model().num_layers();
+  std::vector<std::string> ranges;
+  for (int64_t begin = 0, end = 0; begin < num_layers; begin = end) {
+    const std::string names = mixer_names(layers, begin);
+    for (end = begin + 1; end < num_layers && mixer_names(layers, end) == names;) ++end;
+    ranges.push_back(end == begin + 1 ? fmt::format("{} {}", begin, names)
+                                      : fmt::format("{}-{} {}", begin, end - 1, names));
+  }
+  return fmt::format("{}", fmt::join(ranges, ", "));
+}
+
+std::vector<std::string> parameter_lines(Context& ctx, const config::Run& run) {
+  const config::Model& model = run.model();
+  const int64_t hidden = model.hidden_size();
+  std::vector<std::string> lines;
+  int64_t sum = 0;
+  auto add = [&](const std::string& name, int64_t each, int64_t times) {
+    lines.push_back(count_line(name, each, times));
+    sum += each * times;
+  };
+  add(model.tied_embeddings() ? "embedding = head" : "embedding, head",
+      model.vocab_size() * hidden * (model.tied_embeddings() ? 1 : 2), 1);
+  for (const ConfiguredMixer& mixer : layers_of(run).mixers)
+    add(mixer.name, mixer_parameters(ctx, mixer.descriptor), mixer.num_layers);
+  add("mlp", 3 * hidden * model.intermediate_size(), model.num_layers());
+  add("norms", (2 * model.num_layers() + 1) * hidden, 1);
+  lines.push_back(count_line("all", sum, 1));
+  if (model.vocab_size() == 0)
+    lines.push_back("without the embedding, as model.vocab_size comes from the tokens");
+  return lines;
+}
+
+}  // namespace longship
