@@ -102,10 +102,10 @@ class PlainFormulas {
         turn(t, a_TL.data<double>() + t * (C + R) + C, key + N);
         turn(t, query + N, turned + N);
       }
-    const Tensor o_THV =
-        testing::naive_attention(ctx, q, k, v, ctx.zeros(v.shape(), DType::kF64),
-                                 model_.plan.cu_seqlens(), 1 / std::sqrt(static_cast<double>(D)))
-            .o_THV;
+    const Tensor o_THV = testing::naive_attention(ctx, q, k, v, ctx.zeros(v.shape(), DType::kF64),
+                                                  model_.plan.cu_seqlens(),
+                                                  {.scale = 1 / std::sqrt(static_cast<double>(D))})
+                             .o_THV;
     return project(o_THV.reshape({T, H * V}), "o_proj");
   }
 
