@@ -25,17 +25,13 @@
 #include <algorithm>
 
 #include "parallel/gathered_keys.h"
+#include "parallel/head_exchange.h"
+#include "parallel/key_value.h"
 #include "parallel/resident_schedule.h"
-#include "parallel/ulysses.h"
 #include "runtime/ops/softmax_delta.h"
 
 namespace longship {
 namespace {
-
-// Keys and values, or their gradients, of a group of KV heads.
-struct KeyValue {
-  Tensor k_SKD, v_SKV;
-};
 
 Tensor heads(const Tensor& x_THX, HeadRange span) {
   return x_THX.slice(1, span.begin, span.count);
@@ -53,24 +49,21 @@ class KeyValueTraffic {
 
   // Room for the rows gathered of `num_heads` KV heads.
   KeyValue gathered(const Context& ctx, int64_t num_heads, DType dtype) const {
-    const int64_t num_rows = traffic_.keys().num_rows;
-    return {ctx.empty({num_rows, num_heads, shape_.head_size}, dtype),
-            ctx.empty({num_rows, num_heads, shape_.value_size}, dtype)};
+    return KeyValue::empty(ctx, shape_, traffic_.keys().num_rows, num_heads, dtype);
   }
 
   Work gather(std::string_view label, const KeyValue& local, const KeyValue& into) const {
-    return traffic_.gather(label, {local.k_SKD, local.v_SKV}, {into.k_SKD, into.v_SKV});
+    return traffic_.gather(label, local, into);
   }
 
   KeyTraffic::Return start_return(const Context& ctx, std::string_view label,
-                                  KeyValue gradients) const {
-    return traffic_.start_return(ctx, label,
-                                 {std::move(gradients.k_SKD), std::move(gradients.v_SKV)});
+                                  const KeyValue& gradients) const {
+    return traffic_.start_return(ctx, label, gradients);
   }
 
   // Adds to `sums`, all local rows of the same heads.
   void finish_return(const Context& ctx, KeyTraffic::Return back, const KeyValue& sums) const {
-    traffic_.finish_return(ctx, std::move(back), {sums.k_SKD, sums.v_SKV});
+    traffic_.finish_return(ctx, std::move(back), sums);
   }
 
  private:
@@ -166,7 +159,7 @@ SoftmaxBlockOutput GatherKvPasses::forward(Context& ctx, const ResidentAttention
   const SoftmaxBlockOutput all = {
       ctx.empty({shape.num_tokens, shape.num_heads, shape.value_size}, output),
       ctx.empty({shape.num_tokens, shape.num_heads}, shape.accumulator)};
-  for (GroupWalk walk(ctx, traffic, call.input, "gather_kv.fwd", heads_per_group_); !walk.done();
+  for (GroupWalk walk(ctx, traffic, call.input, forward_label(), heads_per_group_); !walk.done();
        walk.advance()) {
     const SoftmaxBlockOutput part = kernel().forward(ctx, walk.arrive(), traffic.mask());
     heads(all.o_THV, walk.query_heads()).copy_from(part.o_THV);
@@ -178,7 +171,6 @@ SoftmaxBlockOutput GatherKvPasses::forward(Context& ctx, const ResidentAttention
 ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention& call,
                                            const SoftmaxBlockOutput& output,
                                            const Tensor& do_THV) const {
-  constexpr std::string_view kLabel = "gather_kv.bwd";
   const DType sums = call.shape.accumulator;
   const SoftmaxBlockInput& local = call.input;
   const KeyValueTraffic traffic(sp(), call);
@@ -193,13 +185,12 @@ ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention
     traffic.finish_return(ctx, std::move(back),
                           {heads(home.k_SKD, returning), heads(home.v_SKV, returning)});
   };
-  for (GroupWalk walk(ctx, traffic, local, kLabel, heads_per_group_); !walk.done();
+  for (GroupWalk walk(ctx, traffic, local, backward_label(), heads_per_group_); !walk.done();
        walk.advance()) {
     const SoftmaxBlockInput block = walk.arrive();
     const HeadRange query = walk.query_heads();
     KeyValue part = traffic.gathered(ctx, walk.kv_heads().count, sums);
-    part.k_SKD.fill_zero();
-    part.v_SKV.fill_zero();
+    part.fill_zero();
     const SoftmaxBlockBackward gradients{.do_THV = heads(do_THV, query).contiguous(),
                                          .lse_TH = heads(output.lse_TH, query).contiguous(),
                                          .delta_TH = heads(delta_TH, query).contiguous(),
@@ -210,7 +201,7 @@ ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention
     heads(dq_THD, query).copy_from(gradients.dq_THD);
     finish_return();
     returning = walk.kv_heads();
-    back = traffic.start_return(ctx, kLabel, std::move(part));
+    back = traffic.start_return(ctx, backward_label(), part);
   }
   finish_return();
   return {dq_THD, home.k_SKD, home.v_SKV};

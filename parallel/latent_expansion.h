@@ -3,8 +3,8 @@
 // for S rows.
 #pragma once
 
+#include "parallel/head_exchange.h"
 #include "parallel/latent_schedule.h"
-#include "parallel/ulysses.h"
 
 namespace longship {
 

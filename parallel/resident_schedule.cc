@@ -24,9 +24,7 @@ struct ResidentNode final : Node {
     if (input(0)) input(0)->add(ctx, std::move(gradients.dq_THD));
     if (input(1)) input(1)->add(ctx, std::move(gradients.dk_TKD));
     if (input(2)) input(2)->add(ctx, std::move(gradients.dv_TKV));
-    if (input(3))
-      input(3)->add(ctx, sink_logit_gradient(ctx, saved.call.sink_logit_H, saved.output.lse_TH,
-                                             softmax_delta(ctx, saved.output.o_THV, do_THV)));
+    if (input(3)) input(3)->add(ctx, sink_gradient(ctx, saved.call, saved.output, do_THV));
   }
 
   void visit_saved(const SavedVisitor& visit) override {
@@ -58,11 +56,7 @@ class ResidentSchedule final : public SoftmaxSchedule {
         .plan = plan,
         .rule = options.mask_rule(),
         .sink_logit_H = options.sink_logit_H.value()};
-    SoftmaxBlockOutput output = passes_->forward(ctx, call);
-    if (call.sink_logit_H.defined())
-      add_sink_logit(ctx, call.sink_logit_H, output.o_THV, output.lse_TH);
-    // The rounded output is what the rest of the model keeps alive anyway.
-    output.o_THV = output.o_THV.to(shape.dtype);
+    SoftmaxBlockOutput output = attend_with_sink(ctx, *passes_, call);
     Tensor o_THV = output.o_THV;
     std::unique_ptr<ResidentNode> node;
     if (is_recording(ctx, {&q_THD, &k_TKD, &v_TKV, &options.sink_logit_H}))
@@ -77,6 +71,22 @@ class ResidentSchedule final : public SoftmaxSchedule {
 };
 
 }  // namespace
+
+SoftmaxBlockOutput attend_with_sink(Context& ctx, const ResidentPasses& passes,
+                                    const ResidentAttention& call) {
+  SoftmaxBlockOutput output = passes.forward(ctx, call);
+  if (call.sink_logit_H.defined())
+    add_sink_logit(ctx, call.sink_logit_H, output.o_THV, output.lse_TH);
+  // The rounded output is what the rest of the model keeps alive anyway.
+  output.o_THV = output.o_THV.to(call.shape.dtype);
+  return output;
+}
+
+Tensor sink_gradient(const Context& ctx, const ResidentAttention& call,
+                     const SoftmaxBlockOutput& output, const Tensor& do_THV) {
+  return sink_logit_gradient(ctx, call.sink_logit_H, output.lse_TH,
+                             softmax_delta(ctx, output.o_THV, do_THV));
+}
 
 std::unique_ptr<SoftmaxSchedule> make_resident_schedule(
     std::shared_ptr<const ResidentPasses> passes) {

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <string_view>
 
 #include "parallel/attention_shape.h"
 #include "parallel/softmax_schedule.h"
@@ -11,8 +13,8 @@ namespace longship {
 
 // One call of attend() as both passes see it.
 struct ResidentAttention {
-  SoftmaxBlockInput input;  // the rank's own q, k, v, all heads
-  AttentionShape shape;
+  SoftmaxBlockInput input;  // q, k, v of the rank's own tokens
+  AttentionShape shape;     // of this input
   SequencePlan plan;
   MaskRule rule;
   Tensor sink_logit_H;  // undefined = none
@@ -29,10 +31,17 @@ struct ResidentGradients {
 class ResidentPasses {
  public:
   ResidentPasses(const char* name, Group sp, const SoftmaxBlock& kernel)
-      : name_(name), sp_(std::move(sp)), kernel_(kernel) {}
+      : name_(name),
+        forward_label_(name_ + std::string(".fwd")),
+        backward_label_(name_ + std::string(".bwd")),
+        sp_(std::move(sp)),
+        kernel_(kernel) {}
   virtual ~ResidentPasses() = default;
 
   const char* name() const { return name_; }
+  // Of Group's statistics.
+  std::string_view forward_label() const { return forward_label_; }
+  std::string_view backward_label() const { return backward_label_; }
   const Group& sp() const { return sp_; }
   const SoftmaxBlock& kernel() const { return kernel_; }
 
@@ -47,9 +56,17 @@ class ResidentPasses {
 
  private:
   const char* name_;
+  std::string forward_label_, backward_label_;
   Group sp_;
   const SoftmaxBlock& kernel_;
 };
+
+// The output as it is saved, of the forward pass and the sink logit of `call`, if it has one.
+SoftmaxBlockOutput attend_with_sink(Context& ctx, const ResidentPasses& passes,
+                                    const ResidentAttention& call);
+// What the queries of `call` add to the gradient of its sink logit.
+Tensor sink_gradient(const Context& ctx, const ResidentAttention& call,
+                     const SoftmaxBlockOutput& output, const Tensor& do_THV);
 
 // attend() as one tape node that saves q, k, v, o (in q's dtype), lse and the sink logit.
 std::unique_ptr<SoftmaxSchedule> make_resident_schedule(

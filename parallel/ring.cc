@@ -2,19 +2,13 @@
 
 #include <algorithm>
 
-#include "parallel/resident_schedule.h"
+#include "parallel/key_value.h"
 #include "parallel/visible_rows.h"
-#include "runtime/ops/accumulate.h"
 #include "runtime/ops/merge_partials.h"
 #include "runtime/ops/softmax_delta.h"
 
 namespace longship {
 namespace {
-
-// Keys and values of one rank, or their gradients.
-struct KeyValue {
-  Tensor k_SKD, v_SKV;
-};
 
 // Room for any rank's keys and values, made when first used.
 class KeyValueBuffer {
@@ -22,25 +16,14 @@ class KeyValueBuffer {
   // The first `num_rows` rows of room for `capacity` rows.
   KeyValue rows(const Context& ctx, const AttentionShape& shape, DType dtype, int64_t capacity,
                 int64_t num_rows) {
-    if (!whole_.k_SKD.defined())
-      whole_ = {ctx.empty({capacity, shape.num_kv_heads, shape.head_size}, dtype),
-                ctx.empty({capacity, shape.num_kv_heads, shape.value_size}, dtype)};
+    if (!whole_.defined())
+      whole_ = KeyValue::empty(ctx, shape, capacity, shape.num_kv_heads, dtype);
     return {whole_.k_SKD.slice(0, 0, num_rows), whole_.v_SKV.slice(0, 0, num_rows)};
   }
 
  private:
   KeyValue whole_;
 };
-
-void send(std::vector<P2P>& batch, int peer, const KeyValue& kv) {
-  batch.push_back(P2P::send(peer, kv.k_SKD));
-  batch.push_back(P2P::send(peer, kv.v_SKV));
-}
-
-void receive(std::vector<P2P>& batch, int peer, const KeyValue& kv) {
-  batch.push_back(P2P::receive(peer, kv.k_SKD));
-  batch.push_back(P2P::receive(peer, kv.v_SKV));
-}
 
 // One walk around the ring: who is where, and the keys and values on their way.
 class RingWalk {
@@ -79,8 +62,8 @@ class RingWalk {
     if (step == num_steps_) return {};
     // The other buffer holds the present keys, or held those of the step before, which have left.
     const KeyValue next = rows(ctx, buffers_[step % 2], shape_.dtype, step + 1);
-    send(batch, peer(+1), present);
-    receive(batch, peer(-1), next);
+    add_send(batch, peer(+1), present);
+    add_receive(batch, peer(-1), next);
     return next;
   }
 
@@ -100,8 +83,7 @@ class RingWalk {
 
 class RingPasses final : public ResidentPasses {
  public:
-  RingPasses(Group sp, const SoftmaxBlock& kernel)
-      : ResidentPasses("ring", std::move(sp), kernel) {}
+  using ResidentPasses::ResidentPasses;
 
   SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const override;
   ResidentGradients backward(Context& ctx, const ResidentAttention& call,
@@ -115,7 +97,7 @@ SoftmaxBlockOutput RingPasses::forward(Context& ctx, const ResidentAttention& ca
   for (int step = 0; step <= walk.num_steps(); ++step) {
     std::vector<P2P> batch;
     const KeyValue next = walk.pass_on(ctx, step, {block.k_SKD, block.v_SKV}, batch);
-    Work work = walk.exchange("ring.fwd", std::move(batch));
+    Work work = walk.exchange(forward_label(), std::move(batch));
     const BlockMask mask = walk.mask(step);
     if (step == 0) {
       merged = kernel().forward(ctx, block, mask);
@@ -135,7 +117,6 @@ SoftmaxBlockOutput RingPasses::forward(Context& ctx, const ResidentAttention& ca
 ResidentGradients RingPasses::backward(Context& ctx, const ResidentAttention& call,
                                        const SoftmaxBlockOutput& output,
                                        const Tensor& do_THV) const {
-  constexpr std::string_view kLabel = "ring.bwd";
   const AttentionShape& shape = call.shape;
   const DType sums = shape.accumulator;
   RingWalk walk(sp(), call.plan, shape, call.rule);
@@ -154,26 +135,22 @@ ResidentGradients RingPasses::backward(Context& ctx, const ResidentAttention& ca
     const KeyValue next = walk.pass_on(ctx, step, {block.k_SKD, block.v_SKV}, batch);
     KeyValue sum = walk.rows(ctx, travelling[step % 2], sums, step);
     if (step > 0) {
-      send(batch, walk.peer(+1), leaving);
-      receive(batch, walk.peer(-1), sum);
+      add_send(batch, walk.peer(+1), leaving);
+      add_receive(batch, walk.peer(-1), sum);
     }
-    Work work = walk.exchange(kLabel, std::move(batch));
+    Work work = walk.exchange(backward_label(), std::move(batch));
 
     const BlockMask mask = walk.mask(step);
     // At the first step nothing arrives: the own part is the sum.
     const KeyValue part = step > 0 ? walk.rows(ctx, own_part, sums, step) : sum;
     if (step == 0 || !mask.empty()) {
-      part.k_SKD.fill_zero();
-      part.v_SKV.fill_zero();
+      part.fill_zero();
       gradients.dk_SKD = part.k_SKD;
       gradients.dv_SKV = part.v_SKV;
       kernel().backward(ctx, block, mask, gradients);
     }
     work.wait();
-    if (step > 0 && !mask.empty()) {
-      accumulate(ctx, sum.k_SKD, part.k_SKD);
-      accumulate(ctx, sum.v_SKV, part.v_SKV);
-    }
+    if (step > 0 && !mask.empty()) accumulate(ctx, sum, part);
     leaving = std::move(sum);
     if (step < walk.num_steps()) {
       block.k_SKD = next.k_SKD;
@@ -185,9 +162,9 @@ ResidentGradients RingPasses::backward(Context& ctx, const ResidentAttention& ca
   if (walk.num_steps() > 0) {
     home = walk.rows(ctx, travelling[(walk.num_steps() + 1) % 2], sums, 0);
     std::vector<P2P> batch;
-    send(batch, walk.owner(walk.num_steps()), leaving);
-    receive(batch, walk.peer(walk.num_steps()), home);
-    walk.exchange(kLabel, std::move(batch)).wait();
+    add_send(batch, walk.owner(walk.num_steps()), leaving);
+    add_receive(batch, walk.peer(walk.num_steps()), home);
+    walk.exchange(backward_label(), std::move(batch)).wait();
   }
   return {gradients.dq_THD, home.k_SKD, home.v_SKV};
 }
@@ -205,8 +182,13 @@ int ring_steps(const SequencePlan& plan, const MaskRule& rule) {
   return steps;
 }
 
+std::shared_ptr<const ResidentPasses> make_ring_passes(const char* name, Group ring,
+                                                       const SoftmaxBlock& kernel) {
+  return std::make_shared<RingPasses>(name, std::move(ring), kernel);
+}
+
 std::unique_ptr<SoftmaxSchedule> make_ring(Group sp, const SoftmaxBlock& kernel) {
-  return make_resident_schedule(std::make_shared<RingPasses>(std::move(sp), kernel));
+  return make_resident_schedule(make_ring_passes("ring", std::move(sp), kernel));
 }
 
 }  // namespace longship

@@ -22,7 +22,10 @@
 // s K (D + V) in the accumulator dtype.
 #pragma once
 
+#include <memory>
+
 #include "parallel/document_mask.h"
+#include "parallel/resident_schedule.h"
 
 namespace longship {
 
@@ -30,5 +33,10 @@ namespace longship {
 // P - 1 only when documents or window are short, no token is seen from afar and the layout is
 // contiguous.
 int ring_steps(const SequencePlan& plan, const MaskRule& rule = {});
+
+// The passes alone, for plans over the ranks of `ring` and for any heads that these ranks share,
+// under the labels of the schedule `name`.
+std::shared_ptr<const ResidentPasses> make_ring_passes(const char* name, Group ring,
+                                                       const SoftmaxBlock& kernel);
 
 }  // namespace longship

@@ -99,17 +99,31 @@ SequencePlan SequencePlan::make(std::vector<int64_t> cu_seqlens, Layout layout, 
   return plan;
 }
 
-std::vector<Segment> SequencePlan::gathered_segments() const {
-  std::vector<Segment> shifted;
-  int64_t first_row = 0;
-  for (int peer = 0; peer < num_ranks(); ++peer) {
-    for (Segment segment : segments(peer)) {
-      segment.slot += first_row;
-      shifted.push_back(segment);
+SequencePlan SequencePlan::coarsened(int ranks_per_group) const {
+  LONGSHIP_CHECK(ranks_per_group > 0 && num_ranks() % ranks_per_group == 0,
+                 "groups of {} ranks among {}", ranks_per_group, num_ranks());
+  SequencePlan plan;
+  plan.layout_ = layout_;
+  plan.rank_ = rank_ / ranks_per_group;
+  plan.cu_seqlens_ = cu_seqlens_;
+  for (int first = 0; first < num_ranks(); first += ranks_per_group) {
+    std::vector<Segment>& joined = plan.segments_.emplace_back();
+    int64_t& num_rows = plan.num_tokens_.emplace_back(0);
+    for (int peer = first; peer < first + ranks_per_group; ++peer) {
+      for (Segment segment : segments(peer)) {
+        segment.slot += num_rows;
+        append(joined, segment);
+      }
+      num_rows += num_tokens(peer);
     }
-    first_row += num_tokens(peer);
   }
-  return joined(std::move(shifted));
+  return plan;
+}
+
+std::vector<Segment> SequencePlan::gathered_segments() const {
+  std::vector<Segment> gathered = std::move(coarsened(num_ranks()).segments_.front());
+  std::ranges::sort(gathered, {}, &Segment::global_begin);
+  return gathered;
 }
 
 Tensor SequencePlan::positions(const Context& ctx) const {

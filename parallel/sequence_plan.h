@@ -67,6 +67,11 @@ class SequencePlan {
   // tokens in (rank, slot) order: what all-to-all and all-gather deliver. `slot` is that row.
   std::vector<Segment> gathered_segments() const;
 
+  // The plan as seen by groups of `ranks_per_group` adjacent ranks (a divisor of num_ranks()) that
+  // hold their tokens together, in (rank, slot) order: its rank j is the group j, and its rank()
+  // the group of this rank. layout() is that of the ranks.
+  SequencePlan coarsened(int ranks_per_group) const;
+
   // Position within its document of every local token, [T] i64.
   Tensor positions(const Context& ctx) const;
 

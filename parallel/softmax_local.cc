@@ -1,5 +1,5 @@
-// "local": softmax attention of one rank that holds every token, the case without communication.
-#include "parallel/resident_schedule.h"
+#include "parallel/softmax_local.h"
+
 #include "runtime/ops/softmax_delta.h"
 
 namespace longship {
@@ -7,8 +7,8 @@ namespace {
 
 class LocalPasses final : public ResidentPasses {
  public:
-  explicit LocalPasses(const SoftmaxBlock& kernel)
-      : ResidentPasses("local_attention", Group::self(), kernel) {}
+  LocalPasses(const char* name, const SoftmaxBlock& kernel)
+      : ResidentPasses(name, Group::self(), kernel) {}
 
   SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const override {
     return kernel().forward(ctx, call.input, mask(call));
@@ -38,8 +38,13 @@ class LocalPasses final : public ResidentPasses {
 
 }  // namespace
 
+std::shared_ptr<const ResidentPasses> make_local_passes(const char* name,
+                                                        const SoftmaxBlock& kernel) {
+  return std::make_shared<LocalPasses>(name, kernel);
+}
+
 std::unique_ptr<SoftmaxSchedule> make_local(const SoftmaxBlock& kernel) {
-  return make_resident_schedule(std::make_shared<LocalPasses>(kernel));
+  return make_resident_schedule(make_local_passes("local_attention", kernel));
 }
 
 }  // namespace longship

@@ -23,7 +23,7 @@ class TokenRingPasses final : public ResidentPasses {
     };
     const TensorRows merged =
         TokenRingWalk(sp(), call.plan, call.rule)
-            .run(ctx, "token_ring.fwd", {call.input.q_THD}, compute,
+            .run(ctx, forward_label(), {call.input.q_THD}, compute,
                  [&](const TensorRows& home, const TensorRows& arrived) {
                    merge_partials(ctx, home[0], home[1], arrived[0], arrived[1]);
                  });
@@ -52,7 +52,7 @@ class TokenRingPasses final : public ResidentPasses {
     };
     const TensorRows dq =
         TokenRingWalk(sp(), call.plan, call.rule)
-            .run(ctx, "token_ring.bwd",
+            .run(ctx, backward_label(),
                  {local.q_THD, do_THV, output.lse_TH, softmax_delta(ctx, output.o_THV, do_THV)},
                  compute, [&](const TensorRows& home, const TensorRows& arrived) {
                    accumulate(ctx, home, arrived);

@@ -143,6 +143,43 @@ TEST(SequencePlan, GatheredSegmentsPointAtTheRowsOfTheConcatenatedShards) {
   });
 }
 
+TEST(SequencePlan, CoarsenedHoldsTheTokensOfNeighboursOneRankAfterTheOther) {
+  for_each_case([](const std::vector<int64_t>& cu_seqlens, Layout layout, int num_ranks) {
+    for (int group_size = 1; group_size <= num_ranks; ++group_size) {
+      if (num_ranks % group_size != 0) continue;
+      const int last = num_ranks - 1;
+      const SequencePlan plan =
+          SequencePlan::make(cu_seqlens, layout, num_ranks, last).coarsened(group_size);
+      ASSERT_EQ(plan.num_ranks(), num_ranks / group_size);
+      EXPECT_EQ(plan.rank(), last / group_size);
+      EXPECT_EQ(plan.cu_seqlens(), cu_seqlens);
+      for (int group = 0; group < plan.num_ranks(); ++group) {
+        std::vector<int64_t> expected, found;
+        for (int rank = group * group_size; rank < (group + 1) * group_size; ++rank)
+          for (int64_t token : expected_tokens(cu_seqlens.back(), layout, num_ranks, rank))
+            expected.push_back(token);
+        const Segment* previous = nullptr;
+        for (const Segment& segment : plan.segments(group)) {
+          EXPECT_EQ(segment.slot, static_cast<int64_t>(found.size()));
+          const auto document = static_cast<size_t>(segment.document);
+          EXPECT_EQ(segment.position, segment.global_begin - cu_seqlens[document]);
+          EXPECT_LE(segment.global_begin + segment.length, cu_seqlens[document + 1]);
+          if (previous != nullptr && previous->document == segment.document) {
+            EXPECT_NE(previous->global_begin + previous->length, segment.global_begin)
+                << "a piece of a document in two segments";
+          }
+          for (int64_t i = 0; i < segment.length; ++i) found.push_back(segment.global_begin + i);
+          previous = &segment;
+        }
+        EXPECT_EQ(found, expected);
+        EXPECT_EQ(plan.num_tokens(group), static_cast<int64_t>(expected.size()));
+      }
+    }
+  });
+  EXPECT_THROW(SequencePlan::make({0, 8}, Layout::kZigzag, 4, 0).coarsened(3), Error);
+  EXPECT_THROW(SequencePlan::make({0, 8}, Layout::kZigzag, 4, 0).coarsened(0), Error);
+}
+
 TEST(SequencePlan, PositionsRestartWithEachDocument) {
   Context ctx;
   for_each_case([&](const std::vector<int64_t>& cu_seqlens, Layout layout, int num_ranks) {

@@ -1,4 +1,4 @@
-#include "parallel/ulysses.h"
+#include "parallel/head_exchange.h"
 
 #include <gtest/gtest.h>
 
