@@ -68,6 +68,12 @@ std::span<const Strategy> strategies() {
        .limits = "the contiguous layout leaves early ranks idle",
        .softmax = [](const Group& sp,
                      const SoftmaxBlock& kernel) { return make_gather_kv(sp, kernel); }},
+      {.name = "usp",
+       .summary = "ulysses among neighbours, ring between these groups (arXiv 2405.07719)",
+       .layouts = {Layout::kZigzag, Layout::kContiguous},
+       .limits = "the contiguous layout leaves early groups idle; prime numbers of ranks are all "
+                 "ulysses or all ring",
+       .softmax = [](const Group& sp, const SoftmaxBlock& kernel) { return make_usp(sp, kernel); }},
       {.name = "zeco",
        .summary = "All-Scan: states go from rank to rank in column blocks (arXiv 2507.01004)",
        .layouts = {Layout::kContiguous, Layout::kZigzag},

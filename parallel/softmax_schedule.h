@@ -50,6 +50,13 @@ std::unique_ptr<SoftmaxSchedule> make_token_ring(Group sp, const SoftmaxBlock& k
 std::unique_ptr<SoftmaxSchedule> make_gather_kv(Group sp, const SoftmaxBlock& kernel,
                                                 int64_t heads_per_group = 1);
 
+struct UspOptions {
+  int ulysses_degree = 0;  // divides the ranks; 0 = by choose_usp_degrees() for the heads of a call
+};
+// Collective over `sp`, which it splits. Throws Error(kConfig) for a degree that does not divide.
+std::unique_ptr<SoftmaxSchedule> make_usp(Group sp, const SoftmaxBlock& kernel,
+                                          const UspOptions& options = {});
+
 // One rank that holds the whole plan: no communication. A plan over more ranks throws
 // Error(kInternal).
 std::unique_ptr<SoftmaxSchedule> make_local(const SoftmaxBlock& kernel);

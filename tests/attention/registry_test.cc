@@ -41,7 +41,7 @@ TEST(Registry, LocalRefusesMoreThanOneRankAndNamesWhatWouldDo) {
 }
 
 TEST(Registry, AllButLocalServeEveryNumberOfRanksInBothLayouts) {
-  for (std::string_view name : {"ulysses", "ring", "token_ring", "gather_kv"})
+  for (std::string_view name : {"ulysses", "ring", "token_ring", "gather_kv", "usp"})
     for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
       for (int num_ranks : {1, 2, 3, 64})
         EXPECT_EQ(find_strategy(name).refusal({.num_ranks = num_ranks, .layout = layout}), "");

@@ -64,7 +64,7 @@ Result run(Context& ctx, const Group& sp, const std::string& strategy, Layout la
 TEST(SoftmaxMixer, EqualsOneRankInEveryStrategyAndLayout) {
   Context ctx;
   const Result expected = run(ctx, Group::self(), "local", Layout::kContiguous);
-  for (const std::string strategy : {"ulysses", "ring", "token_ring", "gather_kv"})
+  for (const std::string strategy : {"ulysses", "ring", "token_ring", "gather_kv", "usp"})
     for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
       SCOPED_TRACE(fmt::format("{} {}", strategy, layout_name(layout)));
       const Result found = run(ctx, world(), strategy, layout);

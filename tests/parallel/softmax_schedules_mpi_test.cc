@@ -8,8 +8,8 @@
 #include <set>
 #include <span>
 
-#include "parallel/ring.h"
 #include "parallel/softmax_schedule.h"
+#include "parallel/usp.h"
 #include "runtime/random.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
@@ -35,6 +35,7 @@ struct Strategy {
     if (name == "ulysses") return make_ulysses(sp, kernel);
     if (name == "ring") return make_ring(sp, kernel);
     if (name == "token_ring") return make_token_ring(sp, kernel);
+    if (name == "usp") return make_usp(sp, kernel);
     LONGSHIP_CHECK(name == "gather_kv", "strategy {}", name);
     return make_gather_kv(sp, kernel);
   }
@@ -43,7 +44,7 @@ struct Strategy {
 
 std::vector<Strategy> strategies() {
   std::vector<Strategy> all;
-  for (const char* name : {"ulysses", "ring", "token_ring", "gather_kv"})
+  for (const char* name : {"ulysses", "ring", "usp", "token_ring", "gather_kv"})
     for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) all.push_back({name, layout});
   return all;
 }
@@ -274,51 +275,6 @@ struct Bytes {
   int64_t forward = 0, backward = 0;
 };
 
-Bytes ulysses_bytes(const SequencePlan& plan, const Batch& batch) {
-  const int64_t H = batch.q_THD.dim(1), K = batch.k_TKD.dim(1);
-  const int64_t D = batch.q_THD.dim(2), V = batch.v_TKV.dim(2), P = plan.num_ranks();
-  const int64_t e = dtype_size(batch.q_THD.dtype());
-  std::vector<std::set<int64_t>> kv(static_cast<size_t>(P));
-  std::vector<int64_t> query(static_cast<size_t>(P));
-  std::vector<int> uses(static_cast<size_t>(K));
-  for (int64_t p = 0; p < P; ++p) {
-    for (int64_t h = H * p / P; h < H * (p + 1) / P; ++h) {
-      ++query[static_cast<size_t>(p)];
-      kv[static_cast<size_t>(p)].insert(h * K / H);
-    }
-    for (int64_t head : kv[static_cast<size_t>(p)]) ++uses[static_cast<size_t>(head)];
-  }
-  const bool shared = *std::max_element(uses.begin(), uses.end()) > 1;
-  const int64_t g = shared ? dtype_size(accumulator_dtype(batch.q_THD.dtype())) : e;
-  auto num_query = [&](int p) { return query[static_cast<size_t>(p)]; };
-  auto num_kv = [&](int p) { return static_cast<int64_t>(kv[static_cast<size_t>(p)].size()); };
-  Bytes bytes;
-  const int r = plan.rank();
-  for (int p = 0; p < P; ++p) {
-    if (p == r) continue;
-    bytes.forward += plan.num_tokens(r) * (num_query(p) * D + num_kv(p) * (D + V)) * e;
-    bytes.forward += plan.num_tokens(p) * num_query(r) * V * e;
-    bytes.backward += plan.num_tokens(r) * num_query(p) * V * e;
-    bytes.backward += plan.num_tokens(p) * (num_query(r) * D * e + num_kv(r) * (D + V) * g);
-  }
-  return bytes;
-}
-
-Bytes ring_bytes(const SequencePlan& plan, const Batch& batch) {
-  const int64_t width = batch.k_TKD.dim(1) * (batch.k_TKD.dim(2) + batch.v_TKV.dim(2));
-  const int64_t e = dtype_size(batch.q_THD.dtype());
-  const int64_t g = dtype_size(accumulator_dtype(batch.q_THD.dtype()));
-  const int steps = ring_steps(plan), P = plan.num_ranks();
-  auto tokens_at = [&](int step) { return plan.num_tokens((plan.rank() - step + P) % P); };
-  Bytes bytes;
-  for (int step = 0; step < steps; ++step) {
-    bytes.forward += tokens_at(step) * width * e;
-    bytes.backward += tokens_at(step) * width * (e + g);
-  }
-  if (steps > 0) bytes.backward += tokens_at(steps) * width * g;
-  return bytes;
-}
-
 // The smallest range that covers some rows.
 struct Cover {
   int64_t first = std::numeric_limits<int64_t>::max(), last = -1;
@@ -347,6 +303,82 @@ Meeting meeting_of(const SequencePlan& plan, int query_rank, int key_rank) {
           meeting.keys.insert(k.slot + j);
         }
   return meeting;
+}
+
+// The heads of a rank when `num_places` ranks share them.
+struct DealtHeads {
+  std::vector<int64_t> query;         // how many, by place
+  std::vector<std::set<int64_t>> kv;  // which, by place
+  bool shared = false;                // some KV head is at several places
+};
+
+DealtHeads dealt_heads(const Batch& batch, int64_t num_places) {
+  const int64_t H = batch.q_THD.dim(1), K = batch.k_TKD.dim(1);
+  DealtHeads dealt;
+  std::vector<int> uses(static_cast<size_t>(K));
+  for (int64_t p = 0; p < num_places; ++p) {
+    dealt.query.push_back(H * (p + 1) / num_places - H * p / num_places);
+    std::set<int64_t>& kv = dealt.kv.emplace_back();
+    for (int64_t h = H * p / num_places; h < H * (p + 1) / num_places; ++h) kv.insert(h * K / H);
+    for (int64_t head : kv) ++uses[static_cast<size_t>(head)];
+  }
+  dealt.shared = *std::max_element(uses.begin(), uses.end()) > 1;
+  return dealt;
+}
+
+// Heads are dealt to groups of `group_size` ranks.
+Bytes all_to_all_bytes(const SequencePlan& plan, const Batch& batch, int group_size) {
+  const int64_t D = batch.q_THD.dim(2), V = batch.v_TKV.dim(2);
+  const int64_t e = dtype_size(batch.q_THD.dtype());
+  const DealtHeads dealt = dealt_heads(batch, group_size);
+  const int64_t g = dealt.shared ? dtype_size(accumulator_dtype(batch.q_THD.dtype())) : e;
+  const int r = plan.rank(), first = r / group_size * group_size;
+  auto num_query = [&](int p) { return dealt.query[static_cast<size_t>(p - first)]; };
+  auto num_kv = [&](int p) { return std::ssize(dealt.kv[static_cast<size_t>(p - first)]); };
+  Bytes bytes;
+  for (int p = first; p < first + group_size; ++p) {
+    if (p == r) continue;
+    bytes.forward += plan.num_tokens(r) * (num_query(p) * D + num_kv(p) * (D + V)) * e;
+    bytes.forward += plan.num_tokens(p) * num_query(r) * V * e;
+    bytes.backward += plan.num_tokens(r) * num_query(p) * V * e;
+    bytes.backward += plan.num_tokens(p) * (num_query(r) * D * e + num_kv(r) * (D + V) * g);
+  }
+  return bytes;
+}
+
+// Keys and values travel between groups of `group_size` ranks, which share the heads.
+Bytes ring_bytes(const SequencePlan& plan, const Batch& batch, int group_size) {
+  const DealtHeads dealt = dealt_heads(batch, group_size);
+  const int64_t width = std::ssize(dealt.kv[static_cast<size_t>(plan.rank() % group_size)]) *
+                        (batch.k_TKD.dim(2) + batch.v_TKV.dim(2));
+  const int64_t e = dtype_size(batch.q_THD.dtype());
+  const int64_t g = dtype_size(accumulator_dtype(batch.q_THD.dtype()));
+  const int num_groups = plan.num_ranks() / group_size;
+  int steps = 0;
+  for (int q = 0; q < plan.num_ranks(); ++q)
+    for (int k = 0; k < plan.num_ranks(); ++k)
+      if (!meeting_of(plan, q, k).keys.empty())
+        steps = std::max(steps, (q / group_size - k / group_size + num_groups) % num_groups);
+  auto tokens_at = [&](int step) {
+    const int group = (plan.rank() / group_size - step + num_groups) % num_groups;
+    int64_t tokens = 0;
+    for (int place = 0; place < group_size; ++place)
+      tokens += plan.num_tokens(group * group_size + place);
+    return tokens;
+  };
+  Bytes bytes;
+  for (int step = 0; step < steps; ++step) {
+    bytes.forward += tokens_at(step) * width * e;
+    bytes.backward += tokens_at(step) * width * (e + g);
+  }
+  if (steps > 0) bytes.backward += tokens_at(steps) * width * g;
+  return bytes;
+}
+
+Bytes usp_bytes(const SequencePlan& plan, const Batch& batch, int ulysses_degree) {
+  const Bytes all_to_all = all_to_all_bytes(plan, batch, ulysses_degree);
+  const Bytes ring = ring_bytes(plan, batch, ulysses_degree);
+  return {all_to_all.forward + ring.forward, all_to_all.backward + ring.backward};
 }
 
 Bytes token_ring_bytes(const SequencePlan& plan, const Batch& batch) {
@@ -392,8 +424,12 @@ Bytes gather_kv_bytes(const SequencePlan& plan, const Batch& batch) {
 }
 
 Bytes bytes_of(const std::string& strategy, const SequencePlan& plan, const Batch& batch) {
-  if (strategy == "ulysses") return ulysses_bytes(plan, batch);
-  if (strategy == "ring") return ring_bytes(plan, batch);
+  const int P = plan.num_ranks();
+  if (strategy == "ulysses") return all_to_all_bytes(plan, batch, P);
+  if (strategy == "ring") return ring_bytes(plan, batch, 1);
+  if (strategy == "usp")
+    return usp_bytes(plan, batch,
+                     choose_usp_degrees(batch.q_THD.dim(1), batch.k_TKD.dim(1), P).ulysses);
   if (strategy == "token_ring") return token_ring_bytes(plan, batch);
   return gather_kv_bytes(plan, batch);
 }
