@@ -39,4 +39,20 @@ class LinearSchedule {
 // With make_local_states() it is the schedule of one rank.
 std::unique_ptr<LinearSchedule> make_linear_carry(std::unique_ptr<const StateSchedule> states);
 
+// Ulysses (arXiv 2309.14509) for any number of heads: an all-to-all brings whole sequences of a few
+// heads to each rank, the kernel sees every document whole, and the way back is the reverse. State
+// heads are dealt in runs as equal as possible; a key head goes to every rank whose state heads
+// read it, and its gradients are added in ascending rank order before they are rounded. With as
+// many key as state heads all results have the bits of one rank; else dq and dk are near.
+//
+// Sent by rank r, with s_p tokens, h_p state heads and g_p key heads on rank p, e bytes an element
+// of q, k and v, a of gates, and n gates and betas per token and head (constant gates stay home):
+//   "ulysses.fwd"  sum over p != r of  s_r (2 g_p K e + h_p (V e + n a))    q, k, v, gate, beta
+//                                    + s_p h_r V e                          o
+//   "ulysses.bwd"  sum over p != r of  s_r h_p V e                          do
+//                                    + s_p (2 g_r K x + h_r (V e + n a))    dq, dk, dv, dgate,
+//                                    dbeta
+// where x = e, or a when some key head is used by several ranks.
+std::unique_ptr<LinearSchedule> make_linear_ulysses(Group sp);
+
 }  // namespace longship

@@ -11,6 +11,7 @@
 #include "attention/linear/decay_kernel.h"
 #include "attention/linear/delta_kernel.h"
 #include "runtime/random.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/naive_linear.h"
@@ -18,6 +19,7 @@
 namespace longship {
 namespace {
 
+using testing::expect_error;
 using testing::naive_linear;
 using testing::NaiveLinear;
 using testing::random_tensor;
@@ -25,40 +27,42 @@ using testing::relative_rms;
 using testing::TapeContext;
 using testing::world;
 
-enum class Gate { kNone, kScalar, kVector };
+enum class Gate { kNone, kConstant, kScalar, kVector };
 
 struct Problem {
   std::vector<int64_t> cu_seqlens;
   Layout layout;
   Gate gate;
   bool has_delta_rule;
+  int64_t num_key_heads = 2, num_heads = 4;
 };
 
-constexpr int64_t kQueryHeads = 2, kStateHeads = 4, kKeys = 6, kValues = 9;
+constexpr int64_t kKeys = 6, kValues = 9;
 
 // The whole batch in fp64: unit keys, beta in (0, 2), gates from almost nothing to -5.
 LinearInput whole_input(Context& ctx, const Problem& problem) {
   const int64_t tokens = problem.cu_seqlens.back();
-  LinearInput input{.q_TGK = random_tensor(ctx, {tokens, kQueryHeads, kKeys}, 1),
-                    .k_TGK = random_tensor(ctx, {tokens, kQueryHeads, kKeys}, 2),
-                    .v_THV = random_tensor(ctx, {tokens, kStateHeads, kValues}, 3),
+  LinearInput input{.q_TGK = random_tensor(ctx, {tokens, problem.num_key_heads, kKeys}, 1),
+                    .k_TGK = random_tensor(ctx, {tokens, problem.num_key_heads, kKeys}, 2),
+                    .v_THV = random_tensor(ctx, {tokens, problem.num_heads, kValues}, 3),
                     .gate = {},
                     .beta_TH = {},
                     .scale = 1 / std::sqrt(static_cast<double>(kKeys))};
-  for (int64_t row = 0; row < tokens * kQueryHeads; ++row) {
+  for (int64_t row = 0; row < tokens * problem.num_key_heads; ++row) {
     double* key = input.k_TGK.data<double>() + row * kKeys;
     double square = 0;
     for (int64_t i = 0; i < kKeys; ++i) square += key[i] * key[i];
     for (int64_t i = 0; i < kKeys; ++i) key[i] /= std::sqrt(square);
   }
   if (problem.has_delta_rule) {
-    input.beta_TH = random_tensor(ctx, {tokens, kStateHeads}, 4);
+    input.beta_TH = random_tensor(ctx, {tokens, problem.num_heads}, 4);
     double* beta = input.beta_TH.data<double>();
     for (int64_t i = 0; i < input.beta_TH.numel(); ++i) beta[i] = 2 / (1 + std::exp(-beta[i]));
   }
   if (problem.gate != Gate::kNone) {
-    Shape shape = {tokens, kStateHeads};
+    Shape shape = {tokens, problem.num_heads};
     if (problem.gate == Gate::kVector) shape.push_back(kKeys);
+    if (problem.gate == Gate::kConstant) shape = {problem.num_heads};
     input.gate = random_tensor(ctx, shape, 5);
     double* gate = input.gate.data<double>();
     for (int64_t i = 0; i < input.gate.numel(); ++i)
@@ -67,21 +71,30 @@ LinearInput whole_input(Context& ctx, const Problem& problem) {
   return input;
 }
 
+SequencePlan plan_of(const Problem& problem) {
+  return SequencePlan::make(problem.cu_seqlens, problem.layout, world().size(), world().rank());
+}
+
 // Output and gradients of this rank's tokens, in the order of LinearGradients.
 std::vector<Tensor> run(const Problem& problem, const LinearSchedule& schedule, DType dtype,
-                        const LinearInput& whole, const Tensor& whole_do_THV) {
+                        const LinearInput& whole, const Tensor& whole_do_THV,
+                        const SequencePlan& plan) {
   TapeContext recorded;
   Context& ctx = recorded.ctx;
-  const SequencePlan plan =
-      SequencePlan::make(problem.cu_seqlens, problem.layout, world().size(), world().rank());
   auto leaf = [&](const Tensor& tensor) {
     return tensor.defined() ? Variable::leaf(plan.shard(ctx, tensor).to(dtype)) : Variable();
+  };
+  auto gate_leaf = [&](const Tensor& gate) {
+    const DType sums = accumulator_dtype(dtype);
+    if (!gate.defined()) return Variable();
+    return gate.rank() == 1 ? Variable(gate.to(sums))
+                            : Variable::leaf(plan.shard(ctx, gate).to(sums));
   };
   const LinearAttentionInput input{.q_TGK = leaf(whole.q_TGK),
                                    .k_TGK = leaf(whole.k_TGK),
                                    .v_THV = leaf(whole.v_THV),
-                                   .gate = leaf(whole.gate),
-                                   .beta_TH = leaf(whole.beta_TH),
+                                   .gate = gate_leaf(whole.gate),
+                                   .beta_TH = gate_leaf(whole.beta_TH),
                                    .scale = whole.scale};
   const DeltaKernel delta;
   const DecayKernel decay;
@@ -92,8 +105,13 @@ std::vector<Tensor> run(const Problem& problem, const LinearSchedule& schedule, 
   recorded.tape.backward(ctx, o_THV, plan.shard(ctx, whole_do_THV).to(dtype));
   for (const Variable* variable :
        {&input.q_TGK, &input.k_TGK, &input.v_THV, &input.gate, &input.beta_TH})
-    results.push_back(variable->defined() ? variable->gradient()->sum() : Tensor());
+    results.push_back(variable->requires_grad() ? variable->gradient()->sum() : Tensor());
   return results;
+}
+
+std::vector<Tensor> run(const Problem& problem, const LinearSchedule& schedule, DType dtype,
+                        const LinearInput& whole, const Tensor& whole_do_THV) {
+  return run(problem, schedule, dtype, whole, whole_do_THV, plan_of(problem));
 }
 
 struct Strategy {
@@ -108,6 +126,7 @@ const std::vector<Strategy>& strategies() {
     made.push_back({"lasp", make_linear_carry(make_lasp(world()))});
     made.push_back({"lasp2", make_linear_carry(make_lasp2(world()))});
     made.push_back({"zeco", make_linear_carry(make_zeco(world(), {.num_blocks = 3}))});
+    made.push_back({"ulysses", make_linear_ulysses(world())});
     return made;
   }();
   return all;
@@ -123,7 +142,7 @@ std::vector<Problem> problems() {
        {std::vector<int64_t>{0, 301}, random, std::vector<int64_t>{0, 5, 290, 291, 300},
         std::vector<int64_t>{0, 1, 3}})
     for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
-      for (Gate gate : {Gate::kNone, Gate::kScalar, Gate::kVector})
+      for (Gate gate : {Gate::kNone, Gate::kConstant, Gate::kScalar, Gate::kVector})
         for (bool has_delta_rule : {false, true})
           all.push_back({cu_seqlens, layout, gate, has_delta_rule});
   return all;
@@ -134,7 +153,8 @@ TEST(LinearSchedule, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
   for (const Problem& problem : problems()) {
     Context ctx;
     const LinearInput whole = whole_input(ctx, problem);
-    const Tensor do_THV = random_tensor(ctx, {problem.cu_seqlens.back(), kStateHeads, kValues}, 8);
+    const Tensor do_THV =
+        random_tensor(ctx, {problem.cu_seqlens.back(), problem.num_heads, kValues}, 8);
     const SequencePlan one = SequencePlan::local(problem.cu_seqlens);
     const NaiveLinear naive =
         naive_linear(ctx, whole, one.local_segments(),
@@ -145,8 +165,7 @@ TEST(LinearSchedule, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
                                naive.gradients.dv_THV,
                                naive.gradients.dgate,
                                naive.gradients.dbeta_TH};
-    const SequencePlan plan =
-        SequencePlan::make(problem.cu_seqlens, problem.layout, world().size(), world().rank());
+    const SequencePlan plan = plan_of(problem);
     for (const Strategy& strategy : strategies()) {
       for (DType dtype : {DType::kF64, DType::kF32}) {
         const std::vector<Tensor> found = run(problem, *strategy.schedule, dtype, whole, do_THV);
@@ -165,20 +184,129 @@ TEST(LinearSchedule, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
   }
 }
 
-TEST(LinearSchedule, RepeatsBitForBitAndSchedulesAgreeBitForBit) {
+bool same_bits(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
+         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.num_bytes())) == 0;
+}
+
+TEST(LinearSchedule, RepeatsBitForBitAndSchedulesOfStatesAgreeBitForBit) {
   Context ctx;
   const Problem problem{{0, 5, 290, 291, 300}, Layout::kZigzag, Gate::kScalar, true};
   const LinearInput whole = whole_input(ctx, problem);
-  const Tensor do_THV = random_tensor(ctx, {300, kStateHeads, kValues}, 8);
-  const std::vector<Tensor> first =
-      run(problem, *strategies()[0].schedule, DType::kF32, whole, do_THV);
+  const Tensor do_THV = random_tensor(ctx, {300, problem.num_heads, kValues}, 8);
+  std::vector<Tensor> carried;
   for (const Strategy& strategy : strategies()) {
+    const std::vector<Tensor> once = run(problem, *strategy.schedule, DType::kF32, whole, do_THV);
     const std::vector<Tensor> again = run(problem, *strategy.schedule, DType::kF32, whole, do_THV);
-    for (size_t i = 0; i < first.size(); ++i)
-      EXPECT_EQ(
-          std::memcmp(first[i].raw(), again[i].raw(), static_cast<size_t>(first[i].num_bytes())), 0)
-          << strategy.name << " result " << i;
+    if (carried.empty()) carried = once;
+    for (size_t i = 0; i < once.size(); ++i) {
+      EXPECT_TRUE(same_bits(once[i], again[i])) << strategy.name << " result " << i;
+      if (strategy.name != std::string("ulysses")) {
+        EXPECT_TRUE(same_bits(once[i], carried[i])) << strategy.name << " result " << i;
+      }
+    }
   }
+}
+
+// Some ranks get heads from the middle of one key head's group to the middle of another's, some get
+// none.
+std::vector<Problem> problems_of_many_heads() {
+  std::vector<Problem> all;
+  for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
+    for (const auto& [G, H] : {std::pair<int64_t, int64_t>{9, 9}, {3, 9}, {2, 10}, {1, 5}, {1, 1}})
+      for (Gate gate : {Gate::kConstant, Gate::kScalar, Gate::kVector})
+        for (bool has_delta_rule : {false, true})
+          all.push_back({{0, 3, 80, 81, 150}, layout, gate, has_delta_rule, G, H});
+  return all;
+}
+
+TEST(LinearUlysses, HasTheBitsOfOneRankButForTheGradientsOfSharedKeyHeads) {
+  const auto one = make_linear_carry(make_local_states());
+  const auto ulysses = make_linear_ulysses(world());
+  for (const Problem& problem : problems_of_many_heads())
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      SCOPED_TRACE(fmt::format("{} key heads, {} heads, {}, gate {}, {}", problem.num_key_heads,
+                               problem.num_heads, layout_name(problem.layout),
+                               static_cast<int>(problem.gate), dtype_name(dtype)));
+      Context ctx;
+      const LinearInput whole = whole_input(ctx, problem);
+      const Tensor do_THV =
+          random_tensor(ctx, {problem.cu_seqlens.back(), problem.num_heads, kValues}, 8);
+      const std::vector<Tensor> expected =
+          run(problem, *one, dtype, whole, do_THV, SequencePlan::local(problem.cu_seqlens));
+      const std::vector<Tensor> found = run(problem, *ulysses, dtype, whole, do_THV);
+      const SequencePlan plan = plan_of(problem);
+      for (size_t i = 0; i < found.size(); ++i) {
+        ASSERT_EQ(found[i].defined(), expected[i].defined());
+        if (!found[i].defined()) continue;
+        // Leaves keep sums in fp32, which travelled in the dtype of their values.
+        const bool is_key = i == 1 || i == 2, is_qkv = is_key || i == 3;
+        const Tensor own = plan.shard(ctx, expected[i]);
+        if (is_key && problem.num_key_heads < problem.num_heads)
+          EXPECT_LE(relative_rms(found[i], own), dtype == DType::kF32 ? 1e-6 : 4e-3) << i;
+        else if (is_qkv)
+          EXPECT_TRUE(same_bits(found[i].to(dtype), own.to(dtype))) << i;
+        else
+          EXPECT_TRUE(same_bits(found[i], own)) << i;
+      }
+    }
+}
+
+TEST(LinearUlysses, SendsTheBytesOfItsFormulas) {
+  const auto ulysses = make_linear_ulysses(world());
+  const int64_t P = world().size(), r = world().rank();
+  for (const Problem& problem : problems_of_many_heads())
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      const int64_t G = problem.num_key_heads, H = problem.num_heads;
+      Context ctx;
+      const LinearInput whole = whole_input(ctx, problem);
+      world().reset_stats();
+      run(problem, *ulysses, dtype, whole,
+          random_tensor(ctx, {problem.cu_seqlens.back(), H, kValues}, 8));
+      // Rank p's state heads and the key heads that they read, head by head.
+      auto state_heads = [&](int64_t p) { return H * (p + 1) / P - H * p / P; };
+      auto key_heads = [&](int64_t p) {
+        int64_t count = 0;
+        for (int64_t h = H * p / P; h < H * (p + 1) / P; ++h)
+          count += h == H * p / P || h / (H / G) != (h - 1) / (H / G);
+        return count;
+      };
+      int64_t dealt = 0;
+      for (int64_t p = 0; p < P; ++p) dealt += key_heads(p);
+      const int64_t e = dtype_size(dtype), a = 4, x = dealt > G ? a : e;
+      const int64_t n = (problem.gate == Gate::kScalar   ? 1
+                         : problem.gate == Gate::kVector ? kKeys
+                                                         : 0) +
+                        (problem.has_delta_rule ? 1 : 0);
+      const SequencePlan plan = plan_of(problem);
+      int64_t forward = 0, backward = 0;
+      for (int64_t p = 0; p < P; ++p) {
+        if (p == r) continue;
+        const int64_t mine = plan.num_local_tokens(), theirs = plan.num_tokens(static_cast<int>(p));
+        forward += mine * (2 * key_heads(p) * kKeys * e + state_heads(p) * (kValues * e + n * a)) +
+                   theirs * state_heads(r) * kValues * e;
+        backward +=
+            mine * state_heads(p) * kValues * e +
+            theirs * (2 * key_heads(r) * kKeys * x + state_heads(r) * (kValues * e + n * a));
+      }
+      const CommStats stats = world().stats();
+      EXPECT_EQ(stats.sent_bytes("ulysses.fwd"), forward) << G << " key heads, " << H << " heads";
+      EXPECT_EQ(stats.sent_bytes("ulysses.bwd"), backward) << G << " key heads, " << H << " heads";
+      EXPECT_EQ(stats.total_sent_bytes(), forward + backward);
+    }
+}
+
+TEST(LinearUlysses, RefusesTensorsThatDoNotFitBeforeItSends) {
+  Context ctx;
+  const Problem problem{{0, 30}, Layout::kContiguous, Gate::kScalar, true};
+  LinearInput whole = whole_input(ctx, problem);
+  whole.beta_TH = whole.beta_TH.slice(1, 0, 3).contiguous();
+  world().reset_stats();
+  expect_error(ErrorCode::kInternal, {"beta"}, [&] {
+    run(problem, *make_linear_ulysses(world()), DType::kF32, whole,
+        random_tensor(ctx, {30, problem.num_heads, kValues}, 8));
+  });
+  EXPECT_EQ(world().stats().total_sent_bytes(), 0);
 }
 
 TEST(LinearSchedule, TokenChangesOnlyLaterPositionsOfItsDocument) {
@@ -186,22 +314,19 @@ TEST(LinearSchedule, TokenChangesOnlyLaterPositionsOfItsDocument) {
   constexpr int64_t kChanged = 75;  // in the second document
   Context ctx;
   const LinearInput whole = whole_input(ctx, problem);
-  const Tensor do_THV = random_tensor(ctx, {200, kStateHeads, kValues}, 8);
-  const SequencePlan plan =
-      SequencePlan::make(problem.cu_seqlens, problem.layout, world().size(), world().rank());
+  const Tensor do_THV = random_tensor(ctx, {200, problem.num_heads, kValues}, 8);
+  const SequencePlan plan = plan_of(problem);
   for (const Strategy& strategy : strategies()) {
     const Tensor before = run(problem, *strategy.schedule, DType::kF32, whole, do_THV)[0];
     LinearInput changed = whole;
     changed.v_THV = whole.v_THV.clone();
-    changed.v_THV.data<double>()[kChanged * kStateHeads * kValues] += 1;
+    changed.v_THV.data<double>()[kChanged * problem.num_heads * kValues] += 1;
     const Tensor after = run(problem, *strategy.schedule, DType::kF32, changed, do_THV)[0];
     for (const Segment& segment : plan.local_segments()) {
       for (int64_t i = 0; i < segment.length; ++i) {
         const int64_t token = segment.global_begin + i;
         const bool same =
-            std::memcmp(before.slice(0, segment.slot + i, 1).raw(),
-                        after.slice(0, segment.slot + i, 1).raw(),
-                        static_cast<size_t>(kStateHeads * kValues) * sizeof(float)) == 0;
+            same_bits(before.slice(0, segment.slot + i, 1), after.slice(0, segment.slot + i, 1));
         const bool may_change = token >= kChanged && token < 160;
         EXPECT_TRUE(same || may_change) << strategy.name << " token " << token;
         EXPECT_FALSE(same && token == kChanged) << strategy.name;
