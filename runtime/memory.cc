@@ -1,5 +1,7 @@
 #include "runtime/memory.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
@@ -24,6 +26,18 @@ int64_t rounded(int64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+// Null if there is none. Large blocks ask for huge pages: kernels that walk one head of a tensor
+// touch few bytes of each small page, and would wait for address translation.
+void* system_block(int64_t size) {
+  constexpr int64_t kHugePage = int64_t{1} << 21;
+  if (size < 2 * kHugePage) return std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+  const auto whole_pages = static_cast<size_t>((size + kHugePage - 1) / kHugePage * kHugePage);
+  void* block = std::aligned_alloc(kHugePage, whole_pages);
+  // A wish only: without huge pages the block is as good, but slower.
+  if (block != nullptr) madvise(block, whole_pages, MADV_HUGEPAGE);
+  return block;
+}
+
 }  // namespace
 
 Memory::~Memory() {
@@ -39,10 +53,10 @@ void* Memory::allocate(int64_t bytes) {
     block = it->second.back();
     it->second.pop_back();
   } else if (bytes < kMostBytes) {
-    block = std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+    block = system_block(size);
     if (block == nullptr) {
       free_cached_blocks();
-      block = std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+      block = system_block(size);
     }
   }
   if (block == nullptr)
