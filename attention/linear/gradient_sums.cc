@@ -104,13 +104,16 @@ template <class A>
 void GradientSums<A>::add_to_gate_gradient(const LinearChunk<A>& work, const Matrix& dG) const {
   const TensorRows rows = work.rows(dgate_);
   A* to = dgate_.template data<A>() + rows.first;
-  for (int64_t r = 0; r < dG.rows; ++r) {
-    if (dgate_.rank() == 2) {
-      to[r * rows.step] += row_sum(dG, r);
-    } else {
-      for (int64_t d = 0; d < dG.columns; ++d) to[r * rows.step + d] += dG.at(r, d);
-    }
+  if (dgate_.rank() == 2) {
+    for (int64_t r = 0; r < dG.rows; ++r) to[r * rows.step] += row_sum(dG, r);
+    return;
   }
+  in_tensor_order(dG, [&](int64_t p, int64_t r, const A* from) {
+    A* sums = to + r * rows.step + p * dG.W;
+    const int64_t width = std::min(dG.W, dG.columns - p * dG.W);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width; ++i) sums[i] += from[i];
+  });
 }
 
 template <class A>
@@ -119,6 +122,7 @@ void GradientSums<A>::finish_gate_gradient(const LinearChunk<A>& work) const {
   A* to = dgate_.template data<A>() + rows.first;
   const int64_t size = dgate_.rank() == 2 ? 1 : dgate_.dim(2);
   for (int64_t r = work.length() - 2; r >= 0; --r)
+#pragma GCC ivdep
     for (int64_t d = 0; d < size; ++d) to[r * rows.step + d] += to[(r + 1) * rows.step + d];
 }
 

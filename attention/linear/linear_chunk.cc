@@ -5,7 +5,7 @@ namespace longship {
 template <class A>
 int64_t LinearChunk<A>::workspace_size(const LinearProblem& problem) {
   constexpr int64_t C = LinearProblem::kChunkSize;
-  return 2 * Matrix::size(C, problem.key_size) + ChunkDecay<A>::workspace_size(problem.key_size, C);
+  return 2 * Matrix::size(C, problem.key_size) + ChunkDecay<A>::workspace_size(problem);
 }
 
 template <class A>
@@ -13,8 +13,7 @@ LinearChunk<A>::LinearChunk(const LinearProblem& problem, A* workspace)
     : problem_(problem),
       k_(workspace),
       decayed_(k_ + Matrix::size(LinearProblem::kChunkSize, problem.key_size)),
-      decay_(problem.input.gate, problem.num_heads, problem.key_size, LinearProblem::kChunkSize,
-             decayed_ + Matrix::size(LinearProblem::kChunkSize, problem.key_size)) {}
+      decay_(problem, decayed_ + Matrix::size(LinearProblem::kChunkSize, problem.key_size)) {}
 
 template <class A>
 void LinearChunk<A>::begin(int64_t chunk, int64_t head) {

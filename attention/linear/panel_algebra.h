@@ -18,18 +18,36 @@ A row_product(const PanelMatrix<A>& a, const PanelMatrix<A>& b, int64_t r) {
 
 template <class A>
 A row_sum(const PanelMatrix<A>& a, int64_t r) {
+  A sums[kPanelLanes<A>] = {};
+  for (int64_t p = 0; p < a.num_panels(); ++p)
+    for (int64_t i = 0; i < kPanelLanes<A>; ++i) sums[i] += a.row(p, r)[i];
   A total = 0;
-  for (int64_t c = 0; c < a.columns; ++c) total += a.at(r, c);
+  for (A sum : sums) total += sum;
   return total;
+}
+
+// Sets the elements of row r from column `first` on to 0.
+template <class A>
+void clear_from(const PanelMatrix<A>& x, int64_t r, int64_t first) {
+  constexpr int64_t W = kPanelLanes<A>;
+  for (int64_t p = first / W; p < x.num_panels(); ++p)
+    std::fill(x.row(p, r) + std::max<int64_t>(first - p * W, 0), x.row(p, r) + W, A{0});
 }
 
 // Sets the elements on and above the diagonal to 0; their diagonal goes to `diagonal` if not null.
 template <class A>
 void keep_below_diagonal(const PanelMatrix<A>& x, A* diagonal) {
-  for (int64_t r = 0; diagonal && r < x.rows; ++r) diagonal[r] = x.at(r, r);
-  x.for_each_row([&](int64_t p, int64_t r, A* row) {
-    constexpr int64_t W = kPanelLanes<A>;
-    for (int64_t i = std::clamp<int64_t>(r - p * W, 0, W); i < W; ++i) row[i] = 0;
+  for (int64_t r = 0; r < x.rows; ++r) {
+    if (diagonal) diagonal[r] = x.at(r, r);
+    clear_from(x, r, r);
+  }
+}
+
+// out = x y, element by element
+template <class A>
+void set_product(const PanelMatrix<A>& x, const PanelMatrix<A>& y, const PanelMatrix<A>& out) {
+  out.for_each_row([&](int64_t p, int64_t r, A* product) {
+    for (int64_t i = 0; i < kPanelLanes<A>; ++i) product[i] = x.row(p, r)[i] * y.row(p, r)[i];
   });
 }
 

@@ -49,6 +49,16 @@ TEST(DeltaKernel, HoldsForBetaUpToTwo) {
     kCheck.expect_equal_to_recurrence({150, 90}, {.K = 16, .gate = gate, .max_beta = 2});
 }
 
+TEST(DeltaKernel, HoldsForGatesOfAnyStrengthWithinAChunk) {
+  for (Gate gate : {Gate::kScalar, Gate::kVector})
+    for (double strongest : {-1.0, -2.0, -4.0, -12.0})
+      kCheck.expect_equal_to_recurrence({150, 90}, {.K = 16,
+                                                    .gate = gate,
+                                                    .strongest_gate = strongest,
+                                                    .weakest_gate = -1e-4,
+                                                    .max_beta = 2});
+}
+
 TEST(DeltaKernel, HoldsForExtremeGates) {
   for (Gate gate : {Gate::kConstant, Gate::kScalar, Gate::kVector}) {
     kCheck.expect_equal_to_recurrence(
