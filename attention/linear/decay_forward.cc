@@ -3,6 +3,7 @@
 #include "attention/linear/decay_summary.h"
 #include "attention/linear/linear_chunk.h"
 #include "attention/linear/segment_state.h"
+#include "attention/linear/state_walk.h"
 #include "attention/thread_scratch.h"
 #include "runtime/parallel_for.h"
 
@@ -20,23 +21,23 @@ DecayForward<A>::DecayForward(const Context& ctx, LinearProblem problem)
 
 template <class A>
 AffineSummary DecayForward<A>::summary(Context& ctx) {
-  const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
+  const int64_t K = problem_.key_size, V = problem_.value_size;
   const AffineSummary summary = decay_summary<A>(ctx, problem_);
   const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
                                        PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
-  parallel_for_dynamic(ctx, problem_.num_cut() * H, [&](int64_t index) {
-    const int64_t segment = problem_.cut[static_cast<size_t>(index / H)];
+  for_each_walk<A>(ctx, problem_, Walked::kCut, V, [&](const StateWalk& walk) {
     LinearChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> state(scratch.part(1), K, V);
+    const PanelMatrix<A> state(scratch.part(1), K, walk.num_columns);
     state.fill_zero();
-    for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
-         ++c) {
-      work.begin(c, index % H);
-      const PanelMatrix<A> v(scratch.part(2), work.length(), V);
-      load_rows(work.rows(problem_.input.v_THV), A{1}, v);
+    for (int64_t c = problem_.grid.first_chunk(walk.segment);
+         c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
+      work.begin(c, walk.head);
+      const PanelMatrix<A> v(scratch.part(2), work.length(), walk.num_columns);
+      load_rows(work.rows(problem_.input.v_THV).from_column(walk.first_column), A{1}, v);
       work.advance(v, state);
     }
-    store_rows(state, A{1}, {summary.b_NHKV, index * K * V, V});
+    store_rows(state, A{1},
+               state_rows(problem_, summary.b_NHKV, walk.segment, walk.head, walk.first_column));
   });
   return summary;
 }
@@ -65,18 +66,18 @@ Tensor DecayForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
   const Tensor o_THV = ctx.empty({problem_.num_tokens, H, V}, problem_.input.v_THV.dtype());
   const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
                                        PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
-  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
-    const int64_t segment = index / H, head = index % H;
+  for_each_walk<A>(ctx, problem_, Walked::kAll, V, [&](const StateWalk& walk) {
     LinearChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> state(scratch.part(1), K, V);
-    load_state(problem_, states_NHKV, segment, head, state);
-    for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
-         ++c) {
-      work.begin(c, head);
-      const PanelMatrix<A> out = local_outputs_.at(c, head), v(scratch.part(2), work.length(), V);
+    const PanelMatrix<A> state(scratch.part(1), K, walk.num_columns);
+    load_state(problem_, states_NHKV, walk.segment, walk.head, state, walk.first_column);
+    for (int64_t c = problem_.grid.first_chunk(walk.segment);
+         c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
+      work.begin(c, walk.head);
+      const PanelMatrix<A> v(scratch.part(2), work.length(), walk.num_columns),
+          out = local_outputs_.at(c, walk.head).column_range(walk.first_column, walk.num_columns);
       work.read_state(state, out);
-      store_rows(out, A{1}, work.rows(o_THV));
-      load_rows(work.rows(problem_.input.v_THV), A{1}, v);
+      store_rows(out, A{1}, work.rows(o_THV).from_column(walk.first_column));
+      load_rows(work.rows(problem_.input.v_THV).from_column(walk.first_column), A{1}, v);
       work.advance(v, state);
     }
   });

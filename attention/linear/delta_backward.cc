@@ -124,7 +124,8 @@ void DeltaBackward<A>::intra(Context& ctx) {
       const PanelMatrix<A> values = values_.at(c, head),
                            d_o(scratch.part(kOutputGradient), work.length(), V);
       load_rows(work.rows(do_THV_), A{1}, d_o);
-      work.write_values(inverses_.at(c, head), state, true, values);
+      const TensorRows v = work.rows(problem_.input.v_THV);
+      work.write_values(inverses_.at(c, head), state, &v, values);
       sums_.add_query_gradients(work, d_o, values, state, scratch.part(kWorkspace));
       work.advance(values, state);
     }

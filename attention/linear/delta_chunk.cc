@@ -31,11 +31,11 @@ void DeltaChunk<A>::begin(int64_t chunk, int64_t head) {
 }
 
 template <class A>
-void DeltaChunk<A>::write_values(const Matrix& inverse, const Matrix& state, bool with_values,
+void DeltaChunk<A>::write_values(const Matrix& inverse, const Matrix& state, const TensorRows* v,
                                  const Matrix& values) const {
   const Matrix errors(wide_, this->length(), state.columns);
-  if (with_values) load_rows(this->rows(this->problem_.input.v_THV), A{1}, errors);
-  multiply(this->keys_from_start(), state, errors, {.scale = A{-1}, .add = with_values});
+  if (v) load_rows(*v, A{1}, errors);
+  multiply(this->keys_from_start(), state, errors, {.scale = A{-1}, .add = v != nullptr});
   errors.scale_rows(beta_);
   multiply(inverse, errors, values, {.add = false, .lower_x = true});
 }

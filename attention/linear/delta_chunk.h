@@ -29,8 +29,8 @@ class DeltaChunk : public LinearChunk<A> {
 
   const A* beta() const { return beta_; }
 
-  // values = V' for `state`, with V = 0 unless with_values.
-  void write_values(const Matrix& inverse, const Matrix& state, bool with_values,
+  // values = V' for `state`, any columns of it, and the same ones of V in `v`; null for zeros.
+  void write_values(const Matrix& inverse, const Matrix& state, const TensorRows* v,
                     const Matrix& values) const;
   // x = X for dS_out; d_o may be null, for zeros.
   void error_gradients(const Matrix& inverse, const Matrix& scores, const Matrix* d_o,

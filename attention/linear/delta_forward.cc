@@ -4,8 +4,8 @@
 #include "attention/linear/delta_factors.h"
 #include "attention/linear/query_scores.h"
 #include "attention/linear/segment_state.h"
+#include "attention/linear/state_walk.h"
 #include "attention/thread_scratch.h"
-#include "runtime/parallel_for.h"
 
 namespace longship {
 
@@ -29,27 +29,27 @@ AffineSummary DeltaForward<A>::summary(Context& ctx) {
   const ThreadScratch<A> scratch(
       ctx, {DeltaChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, widest),
             PanelMatrix<A>::size(C, widest)});
-  // The columns of [B | M] are independent: B and M of a segment are two items of work.
-  parallel_for_dynamic(ctx, N * H * 2, [&](int64_t index) {
-    const int64_t row = index / (2 * H), head = index / 2 % H;
-    const int64_t segment = problem_.cut[static_cast<size_t>(row)];
-    const bool is_b = index % 2 == 0;
-    // Nothing precedes the start of a document, so its M is never applied.
-    if (!is_b && problem_.segments[static_cast<size_t>(segment)].position == 0) return;
+  auto walk_to_end = [&](const StateWalk& walk, bool is_b) {
     DeltaChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> state(scratch.part(1), K, is_b ? V : K);
+    const PanelMatrix<A> state(scratch.part(1), K, walk.num_columns);
     state.fill_zero();
-    for (int64_t d = 0; !is_b && d < K; ++d) state.at(d, d) = 1;
-    for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
-         ++c) {
-      work.begin(c, head);
-      const PanelMatrix<A> values(scratch.part(2), work.length(), state.columns);
-      work.write_values(inverses_.at(c, head), state, is_b, values);
+    for (int64_t j = 0; !is_b && j < walk.num_columns; ++j) state.at(walk.first_column + j, j) = 1;
+    for (int64_t c = problem_.grid.first_chunk(walk.segment);
+         c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
+      work.begin(c, walk.head);
+      const PanelMatrix<A> values(scratch.part(2), work.length(), walk.num_columns);
+      const TensorRows v = work.rows(problem_.input.v_THV).from_column(walk.first_column);
+      work.write_values(inverses_.at(c, walk.head), state, is_b ? &v : nullptr, values);
       work.advance(values, state);
     }
-    store_rows(
-        state, A{1},
-        {is_b ? summary.b_NHKV : summary.m, (row * H + head) * K * state.columns, state.columns});
+    const Tensor& to = is_b ? summary.b_NHKV : summary.m;
+    store_rows(state, A{1}, state_rows(problem_, to, walk.segment, walk.head, walk.first_column));
+  };
+  for_each_walk<A>(ctx, problem_, Walked::kCut, V,
+                   [&](const StateWalk& walk) { walk_to_end(walk, true); });
+  for_each_walk<A>(ctx, problem_, Walked::kCut, K, [&](const StateWalk& walk) {
+    // Nothing precedes the start of a document, so its M is never applied.
+    if (problem_.segments[static_cast<size_t>(walk.segment)].position > 0) walk_to_end(walk, false);
   });
   return summary;
 }
@@ -68,21 +68,21 @@ Tensor DeltaForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
   const ThreadScratch<A> scratch(
       ctx, {DeltaChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, V),
             PanelMatrix<A>::size(C, V), PanelMatrix<A>::size(C, V)});
-  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
-    const int64_t segment = index / H, head = index % H;
+  for_each_walk<A>(ctx, problem_, Walked::kAll, V, [&](const StateWalk& walk) {
     DeltaChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> state(scratch.part(1), K, V);
-    load_state(problem_, states_NHKV, segment, head, state);
-    for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
-         ++c) {
-      work.begin(c, head);
-      const PanelMatrix<A> values(scratch.part(2), work.length(), V);
-      const PanelMatrix<A> out(scratch.part(3), work.length(), V);
-      work.write_values(inverses_.at(c, head), state, true, values);
-      multiply(scores_.at(c, head), values, out, {.add = false, .lower_x = true});
+    const PanelMatrix<A> state(scratch.part(1), K, walk.num_columns);
+    load_state(problem_, states_NHKV, walk.segment, walk.head, state, walk.first_column);
+    for (int64_t c = problem_.grid.first_chunk(walk.segment);
+         c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
+      work.begin(c, walk.head);
+      const PanelMatrix<A> values(scratch.part(2), work.length(), walk.num_columns);
+      const PanelMatrix<A> out(scratch.part(3), work.length(), walk.num_columns);
+      const TensorRows v = work.rows(problem_.input.v_THV).from_column(walk.first_column);
+      work.write_values(inverses_.at(c, walk.head), state, &v, values);
+      multiply(scores_.at(c, walk.head), values, out, {.add = false, .lower_x = true});
       work.read_state(state, out);
       work.advance(values, state);
-      store_rows(out, A{1}, work.rows(o_THV));
+      store_rows(out, A{1}, work.rows(o_THV).from_column(walk.first_column));
     }
   });
   return o_THV;

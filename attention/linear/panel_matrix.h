@@ -39,6 +39,13 @@ struct PanelMatrix {
     part.rows = count;
     return part;
   }
+  // Columns [begin, begin + count), whole panels of them.
+  PanelMatrix column_range(int64_t begin, int64_t count) const {
+    PanelMatrix part = *this;
+    part.data += begin / W * panel_stride;
+    part.columns = count;
+    return part;
+  }
   // The first `count` columns, as a left factor: lanes beyond them are not 0.
   PanelMatrix first_columns(int64_t count) const {
     PanelMatrix part = *this;
@@ -144,6 +151,8 @@ struct TensorRows {
   const Tensor& tensor;
   int64_t first = 0;
   int64_t step = 0;
+
+  TensorRows from_column(int64_t column) const { return {tensor, first + column, step}; }
 };
 
 // As for_each_row, but row by row: the rows of a tensor lie far apart, often a power of two, where
