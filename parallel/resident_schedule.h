@@ -1,5 +1,6 @@
 // What schedules have in common in which every rank keeps q, k, v and o of its own tokens, whatever
-// travels meanwhile: local, ring, token_ring, gather_kv. A schedule is then its two passes.
+// travels meanwhile: local, ring, token_ring, gather_kv, halo, lightseq. A schedule is then its two
+// passes.
 #pragma once
 
 #include <memory>

@@ -49,6 +49,10 @@ std::unique_ptr<SoftmaxSchedule> make_token_ring(Group sp, const SoftmaxBlock& k
 // Gathers this many KV heads at a time, > 0.
 std::unique_ptr<SoftmaxSchedule> make_gather_kv(Group sp, const SoftmaxBlock& kernel,
                                                 int64_t heads_per_group = 1);
+// Only with a window: without one, attend() throws Error(kConfig).
+std::unique_ptr<SoftmaxSchedule> make_halo(Group sp, const SoftmaxBlock& kernel);
+// Only causal layers on the contiguous layout: otherwise attend() throws Error(kConfig).
+std::unique_ptr<SoftmaxSchedule> make_lightseq(Group sp, const SoftmaxBlock& kernel);
 
 struct UspOptions {
   int ulysses_degree = 0;  // divides the ranks; 0 = by choose_usp_degrees() for the heads of a call

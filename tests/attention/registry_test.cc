@@ -56,6 +56,34 @@ TEST(Registry, ALayoutThatAStrategyDoesNotServeIsRefusedWithOneThatItDoes) {
       << refusal;
 }
 
+TEST(Registry, HaloRefusesALayerWithoutAWindowAndNamesWhatWouldDo) {
+  const Strategy& halo = find_strategy("halo");
+  const std::string refusal = halo.refusal({.num_ranks = 4});
+  EXPECT_NE(refusal.find("sliding window"), std::string::npos) << refusal;
+  EXPECT_NE(refusal.find("ring"), std::string::npos) << refusal;
+  EXPECT_EQ(halo.refusal({.num_ranks = 4, .window = 8}), "");
+  EXPECT_EQ(halo.refusal({.num_ranks = 3,
+                          .layout = Layout::kZigzag,
+                          .window = 8,
+                          .causal = false,
+                          .num_sink_tokens = 2,
+                          .sink_logit = true,
+                          .anchor = true}),
+            "");
+}
+
+TEST(Registry, LightseqServesCausalLayersOnTheContiguousLayout) {
+  const Strategy& lightseq = find_strategy("lightseq");
+  EXPECT_EQ(lightseq.refusal({.num_ranks = 5, .window = 8, .num_sink_tokens = 2, .anchor = true}),
+            "");
+  for (const StrategyUse& use : {StrategyUse{.num_ranks = 2, .layout = Layout::kZigzag},
+                                 StrategyUse{.num_ranks = 2, .causal = false}})
+    EXPECT_NE(lightseq.refusal(use), "");
+  const std::string refusal = lightseq.refusal({.num_ranks = 2, .layout = Layout::kZigzag});
+  EXPECT_NE(refusal.find("choose the layout `contiguous` or ulysses or ring"), std::string::npos)
+      << refusal;
+}
+
 TEST(Registry, FindsEveryProblemOfALayer) {
   EXPECT_TRUE(problems(MixerDescriptor{.softmax = options()}, 1, Layout::kZigzag).empty());
   MixerDescriptor layer{.backend = "full", .strategy = "local", .softmax = options()};

@@ -1,0 +1,105 @@
+#include "parallel/halo.h"
+
+#include "parallel/resident_schedule.h"
+#include "runtime/ops/merge_partials.h"
+#include "runtime/ops/softmax_delta.h"
+
+namespace longship {
+namespace {
+
+SoftmaxBlockInput with_keys(const SoftmaxBlockInput& local, const TensorRows& keys,
+                            RowRange queries) {
+  SoftmaxBlockInput block = local;
+  block.q_THD = local.q_THD.slice(0, queries.begin, queries.count);
+  block.k_SKD = keys[0];
+  block.v_SKV = keys[1];
+  return block;
+}
+
+class HaloPasses final : public ResidentPasses {
+ public:
+  HaloPasses(Group sp, const SoftmaxBlock& kernel)
+      : ResidentPasses("halo", std::move(sp), kernel) {}
+
+  SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const override;
+  ResidentGradients backward(Context& ctx, const ResidentAttention& call,
+                             const SoftmaxBlockOutput& output, const Tensor& do_THV) const override;
+};
+
+SoftmaxBlockOutput HaloPasses::forward(Context& ctx, const ResidentAttention& call) const {
+  if (call.rule.window == 0)
+    throw Error(ErrorCode::kConfig,
+                {.what = "strategy `halo`",
+                 .expected = "a layer with a sliding window",
+                 .found = "window 0, for which the halo would be the whole document",
+                 .next = "choose gather_kv, which fetches keys in the same way, or ring"});
+  const SoftmaxBlockInput& local = call.input;
+  const Halo halo(sp(), call.plan, call.rule);
+  const TensorRows own = {local.k_SKD, local.v_SKV};
+  const TensorRows fetched = empty_like(ctx, own, halo.traffic().keys().num_rows);
+  Work work = halo.traffic().gather(forward_label(), own, fetched);
+  const SoftmaxBlockOutput merged = kernel().forward(ctx, local, halo.local_mask());
+  work.wait();
+  for (const Halo::Block& block : halo.blocks()) {
+    const SoftmaxBlockOutput part =
+        kernel().forward(ctx, with_keys(local, fetched, block.queries), block.mask);
+    const TensorRows into = slice({merged.o_THV, merged.lse_TH}, block.queries);
+    merge_partials(ctx, into[0], into[1], part.o_THV, part.lse_TH);
+  }
+  return merged;
+}
+
+ResidentGradients HaloPasses::backward(Context& ctx, const ResidentAttention& call,
+                                       const SoftmaxBlockOutput& output,
+                                       const Tensor& do_THV) const {
+  const DType sums = call.shape.accumulator;
+  const SoftmaxBlockInput& local = call.input;
+  const Halo halo(sp(), call.plan, call.rule);
+  const TensorRows own = {local.k_SKD, local.v_SKV};
+  const TensorRows fetched = empty_like(ctx, own, halo.traffic().keys().num_rows);
+  Work work = halo.traffic().gather(backward_label(), own, fetched);
+
+  const Tensor delta_TH = softmax_delta(ctx, output.o_THV, do_THV);
+  const Tensor dq_THD = ctx.zeros(local.q_THD.shape(), sums);
+  const TensorRows home = zeros_like(ctx, own, sums);
+  auto add_gradients = [&](const SoftmaxBlockInput& block, const BlockMask& mask, RowRange queries,
+                           const TensorRows& key_gradients) {
+    const TensorRows rows = slice({do_THV, output.lse_TH, delta_TH, dq_THD}, queries);
+    kernel().backward(ctx, block, mask,
+                      {.do_THV = rows[0],
+                       .lse_TH = rows[1],
+                       .delta_TH = rows[2],
+                       .dq_THD = rows[3],
+                       .dk_SKD = key_gradients[0],
+                       .dv_SKV = key_gradients[1]});
+  };
+  add_gradients(local, halo.local_mask(), {0, call.shape.num_tokens}, home);
+  work.wait();
+  TensorRows fetched_gradients = zeros_like(ctx, fetched, sums);
+  for (const Halo::Block& block : halo.blocks())
+    add_gradients(with_keys(local, fetched, block.queries), block.mask, block.queries,
+                  fetched_gradients);
+  halo.traffic().finish_return(
+      ctx, halo.traffic().start_return(ctx, backward_label(), std::move(fetched_gradients)), home);
+  return {dq_THD, home[0], home[1]};
+}
+
+}  // namespace
+
+Halo::Halo(const Group& sp, const SequencePlan& plan, const MaskRule& rule)
+    : traffic_(sp, plan, Visibility(plan, rule), KeyTraffic::OwnKeys::kLeftInPlace),
+      local_mask_(document_mask(plan.local_segments(), plan.local_segments(), rule)) {
+  std::vector<RowRange> reaching;
+  for (const MaskPiece& piece :
+       document_mask(plan.local_segments(), traffic_.keys().segments, rule).pieces)
+    reaching.push_back(visible_rows(piece).queries);
+  for (RowRange queries : joined(std::move(reaching)))
+    blocks_.push_back({queries, document_mask(segments_in(plan.local_segments(), queries),
+                                              traffic_.keys().segments, rule)});
+}
+
+std::unique_ptr<SoftmaxSchedule> make_halo(Group sp, const SoftmaxBlock& kernel) {
+  return make_resident_schedule(std::make_shared<HaloPasses>(std::move(sp), kernel));
+}
+
+}  // namespace longship

@@ -1,0 +1,393 @@
+// Load-balanced causal attention against the definition of attention on the whole batch.
+// ranks: 1 2 3 4 5 8
+#include "parallel/lightseq.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "parallel/softmax_schedule.h"
+#include "runtime/random.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/gradient_check.h"
+#include "tests/support/mpi_main.h"
+#include "tests/support/naive_softmax.h"
+#include "tests/support/softmax_case.h"
+
+namespace longship {
+namespace {
+
+using testing::AttentionBatch;
+using testing::AttentionHeads;
+using testing::AttentionResults;
+using testing::cu_seqlens_of;
+using testing::expect_equal_to_definition;
+using testing::gather;
+using testing::NaiveSoftmax;
+using testing::random_batch;
+using testing::same_bits;
+using testing::world;
+
+const NaiveSoftmax kKernel;
+
+constexpr AttentionHeads kHeads[] = {{8, 1}, {8, 2}, {6, 3}, {5, 5}};
+
+std::vector<std::vector<int64_t>> batches() {
+  std::vector<int64_t> random;
+  for (uint64_t d = 0; d < 9; ++d)
+    random.push_back(static_cast<int64_t>(d % 3 == 0 ? 1 : uniform_index(2, 7, d, 17)));
+  return {
+      cu_seqlens_of({61}),                 // one document
+      cu_seqlens_of(random),               // random documents, some of one token
+      cu_seqlens_of({3, 0, 50, 1, 7, 0}),  // one over at least four of four or more ranks
+      cu_seqlens_of({2, 1}),               // fewer tokens than ranks
+  };
+}
+
+SequencePlan plan_of(const AttentionBatch& batch) {
+  return testing::plan_of(batch, Layout::kContiguous, world());
+}
+
+AttentionResults run(Context& ctx, const AttentionBatch& batch,
+                     const SoftmaxBlock& kernel = kKernel) {
+  return testing::run(ctx, batch, *make_lightseq(world(), kernel), plan_of(batch), world());
+}
+
+// Calls f(window, cu_seqlens) for every case, with a trace for failures.
+template <class F>
+void for_each_case(F&& f) {
+  for (int64_t window : {0, 1, 5, 24})
+    for (const auto& cu_seqlens : batches()) {
+      SCOPED_TRACE(fmt::format("window {}, cu_seqlens {}", window, fmt::join(cu_seqlens, ",")));
+      f(window, cu_seqlens);
+    }
+}
+
+void expect_equal(DType dtype, double forward_bound, double gradient_bound) {
+  Context ctx;
+  for_each_case([&](int64_t window, const std::vector<int64_t>& cu_seqlens) {
+    for (AttentionHeads heads : kHeads) {
+      const AttentionBatch batch =
+          random_batch(ctx, cu_seqlens, heads, dtype, {.scale = 0.4, .window = window});
+      expect_equal_to_definition(ctx, batch, run(ctx, batch), forward_bound, gradient_bound);
+    }
+  });
+}
+
+TEST(Lightseq, EqualsTheWholeBatchInFp32) {
+  expect_equal(DType::kF32, 1e-6, 1e-5);
+}
+
+TEST(Lightseq, EqualsTheWholeBatchInFp64) {
+  expect_equal(DType::kF64, 1e-13, 1e-13);
+}
+
+// o is rounded once (2^-9 at most); the gradients once more, and o enters them through delta.
+TEST(Lightseq, EqualsTheWholeBatchInBf16WithinItsRounding) {
+  expect_equal(DType::kBF16, 2.5e-3, 6e-3);
+}
+
+TEST(Lightseq, EqualsTheWholeBatchWithSinksAndAnchor) {
+  Context ctx;
+  const Tensor sink_logit_H = testing::random_tensor(ctx, {6}, 5);
+  for (const AttentionOptions& options :
+       {AttentionOptions{.scale = 0.4, .window = 5, .num_sink_tokens = 3},
+        AttentionOptions{.scale = 0.4, .anchor = true},
+        AttentionOptions{.scale = 0.4, .sink_logit_H = sink_logit_H},
+        AttentionOptions{.scale = 0.4,
+        .window = 9,
+        .num_sink_tokens = 1,
+        .anchor = true,
+        .sink_logit_H = sink_logit_H}})
+    for (const auto& cu_seqlens : batches()) {
+      SCOPED_TRACE(fmt::format("window {}, {} sink tokens, anchor {}, cu_seqlens {}",
+                               options.window, options.num_sink_tokens, options.anchor,
+                               fmt::join(cu_seqlens, ",")));
+      const AttentionBatch batch = random_batch(ctx, cu_seqlens, {6, 3}, DType::kF64, options);
+      expect_equal_to_definition(ctx, batch, run(ctx, batch), 1e-13, 1e-13);
+    }
+}
+
+TEST(Lightseq, TwoRunsGiveTheSameBits) {
+  Context ctx;
+  for_each_case([&](int64_t window, const std::vector<int64_t>& cu_seqlens) {
+    const AttentionBatch batch =
+        random_batch(ctx, cu_seqlens, {6, 3}, DType::kF32, {.scale = 0.4, .window = window});
+    EXPECT_TRUE(same_bits(run(ctx, batch), run(ctx, batch)));
+  });
+}
+
+TEST(Lightseq, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
+  Context ctx;
+  const std::vector<int64_t> cu_seqlens = cu_seqlens_of({4, 1, 29, 0, 12, 1});
+  AttentionBatch batch = random_batch(ctx, cu_seqlens, {4, 2}, DType::kF32);
+  const SequencePlan plan = plan_of(batch);
+  const auto schedule = make_lightseq(world(), kKernel);
+  auto attend = [&] {
+    const Variable o =
+        schedule->attend(ctx, plan.shard(ctx, batch.q_THD), plan.shard(ctx, batch.k_TKD),
+                         plan.shard(ctx, batch.v_TKV), plan, batch.options);
+    return gather(ctx, world(), plan, o.value());
+  };
+  const Tensor before = attend();
+  for (int64_t changed : {0, 3, 4, 5, 17, 33, 34, 40, 46}) {
+    const AttentionBatch kept = batch;
+    for (Tensor* tensor : {&batch.q_THD, &batch.k_TKD, &batch.v_TKV}) {
+      *tensor = tensor->clone();
+      const Tensor row = tensor->slice(0, changed, 1);
+      for (int64_t i = 0; i < row.numel(); ++i) row.data<float>()[i] += 1;
+    }
+    const Tensor after = attend();
+    batch = kept;
+    const auto end = *std::upper_bound(cu_seqlens.begin(), cu_seqlens.end(), changed);
+    for (int64_t t = 0; t < plan.num_tokens(); ++t)
+      EXPECT_EQ(!same_bits(before.slice(0, t, 1), after.slice(0, t, 1)), t >= changed && t < end)
+          << "token " << changed << ", output " << t;
+  }
+}
+
+// Rows of one rank's queries and of another's keys that meet, as the smallest ranges.
+struct Meeting {
+  RowRange queries, keys;
+};
+
+// From the definition of the mask.
+Meeting meeting_of(const SequencePlan& plan, int query_rank, int key_rank, int64_t window) {
+  Meeting meeting;
+  for (const Segment& q : plan.segments(query_rank))
+    for (const Segment& k : plan.segments(key_rank))
+      for (int64_t i = 0; i < q.length && q.document == k.document; ++i)
+        for (int64_t j = 0; j < k.length; ++j) {
+          const int64_t distance = q.position + i - k.position - j;
+          if (distance < 0 || (window > 0 && distance >= window)) continue;
+          meeting.queries = cover(meeting.queries, {q.slot + i, 1});
+          meeting.keys = cover(meeting.keys, {k.slot + j, 1});
+        }
+  return meeting;
+}
+
+// By the rule of the header for each pair of ranks, and not by the table.
+TEST(Lightseq, SendsTheBytesOfItsFormula) {
+  Context ctx;
+  for_each_case([&](int64_t window, const std::vector<int64_t>& cu_seqlens) {
+    constexpr int64_t H = 6, K = 3, D = 6, V = 10, e = 2, g = 4;
+    const AttentionBatch batch =
+        random_batch(ctx, cu_seqlens, {H, K}, DType::kBF16, {.scale = 0.4, .window = window});
+    const SequencePlan plan = plan_of(batch);
+    const int P = world().size(), r = world().rank();
+    int64_t forward = 0, backward = 0;
+    for (int i = 0; i < P; ++i)
+      for (int j = 0; j < i; ++j) {
+        const Meeting meeting = meeting_of(plan, i, j, window);
+        // Queries that the rank of the keys takes over.
+        int64_t helped = 2 * (i - j) > P ? meeting.queries.count : 0;
+        if (2 * (i - j) == P) helped = meeting.queries.count / 2;
+        const bool keys_travel = helped < meeting.queries.count;
+        const int64_t keys = keys_travel ? meeting.keys.count : 0;
+        if (j == r) {
+          forward += keys * K * (D + V) * e + helped * H * (V + 1) * g;
+          backward += keys * K * (D + V) * e + helped * H * D * g;
+        }
+        if (i == r) {
+          forward += helped * H * D * e;
+          backward += helped * H * ((D + V) * e + 2 * g) + keys * K * (D + V) * g;
+        }
+      }
+    world().reset_stats();
+    run(ctx, batch);
+    EXPECT_EQ(world().stats().sent_bytes("lightseq.fwd"), forward);
+    EXPECT_EQ(world().stats().sent_bytes("lightseq.bwd"), backward);
+  });
+}
+
+TEST(Lightseq, SendsKeysOrQueriesAtEachStepForOneDocument) {
+  Context ctx;
+  const int64_t P = world().size(), r = world().rank(), s = 4, H = 8, K = 2, D = 6, V = 10;
+  const AttentionBatch batch = random_batch(ctx, {0, s * P}, {H, K}, DType::kBF16);
+  world().reset_stats();
+  run(ctx, batch);
+  int64_t forward = 0;
+  for (int64_t t = 1; t <= P / 2; ++t) {
+    const int64_t queries = 2 * t == P ? s / 2 : s;
+    forward += r + t < P ? s * K * (D + V) * 2 : queries * H * D * 2;
+    if (r < t) forward += queries * H * (V + 1) * 4;  // what it computed for another rank
+  }
+  EXPECT_EQ(world().stats().sent_bytes("lightseq.fwd"), forward);
+}
+
+// Counts blocks and scores that it is asked for.
+class CountingSoftmax final : public SoftmaxBlock {
+ public:
+  struct Count {
+    int64_t blocks = 0, scores = 0;
+
+    void add(const BlockMask& mask) {
+      ++blocks;
+      for (const MaskPiece& piece : mask.pieces)
+        for (int64_t i = 0; i < piece.q_length; ++i)
+          scores +=
+              std::clamp<int64_t>(piece.q_position + i - piece.k_position + 1, 0, piece.k_length);
+    }
+  };
+
+  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input,
+                             const BlockMask& mask) const override {
+    forward_count.add(mask);
+    return kKernel.forward(ctx, input, mask);
+  }
+  void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
+                const SoftmaxBlockBackward& gradients) const override {
+    backward_count.add(mask);
+    kKernel.backward(ctx, input, mask, gradients);
+  }
+  mutable Count forward_count, backward_count;
+};
+
+TEST(Lightseq, EveryRankComputesTheSameNumberOfScoresOfOneDocument) {
+  Context ctx;
+  const int64_t P = world().size();
+  for (int64_t s : {8, 9}) {
+    const AttentionBatch batch = random_batch(ctx, {0, s * P}, {2, 1}, DType::kF32);
+    const CountingSoftmax kernel;
+    run(ctx, batch, kernel);
+    // The halves of an odd number of queries differ by one, which sees s keys.
+    int64_t twice = s * (s + 1) + (P - 1) * s * s;
+    if (P % 2 == 0 && s % 2 == 1) twice += world().rank() < P / 2 ? -s : s;
+    EXPECT_EQ(2 * kernel.forward_count.scores, twice);
+    EXPECT_EQ(2 * kernel.backward_count.scores, twice);
+    EXPECT_EQ(kernel.forward_count.blocks, lightseq_steps(world().size()));
+    EXPECT_EQ(kernel.backward_count.blocks, lightseq_steps(world().size()));
+  }
+}
+
+TEST(Lightseq, ScoresPerRankAreCloseToTheMeanForUnevenShards) {
+  Context ctx;
+  const int64_t P = world().size(), s = 30, tokens = s * P + P / 2;
+  const AttentionBatch batch = random_batch(ctx, {0, tokens}, {1, 1}, DType::kF32);
+  const CountingSoftmax kernel;
+  run(ctx, batch, kernel);
+  const double mean = static_cast<double>(tokens * (tokens + 1) / 2) / static_cast<double>(P);
+  for (const auto& count : {kernel.forward_count, kernel.backward_count})
+    EXPECT_NEAR(static_cast<double>(count.scores) / mean, 1, 3.0 / static_cast<double>(s));
+}
+
+TEST(Lightseq, ComputesEachScoreOnceAndNoBlockThatTheMaskHides) {
+  Context ctx;
+  for (const auto& cu_seqlens : batches()) {
+    const AttentionBatch batch = random_batch(ctx, cu_seqlens, {2, 1}, DType::kF32);
+    const SequencePlan plan = plan_of(batch);
+    const CountingSoftmax kernel;
+    run(ctx, batch, kernel);
+    int64_t scores = 0;
+    for (size_t d = 0; d + 1 < cu_seqlens.size(); ++d) {
+      const int64_t length = cu_seqlens[d + 1] - cu_seqlens[d];
+      scores += length * (length + 1) / 2;
+    }
+    const int P = world().size(), r = world().rank();
+    int64_t blocks = 1;  // its own
+    for (int i = 0; i < P; ++i)
+      for (int j = 0; j < i; ++j) {
+        const int64_t rows = meeting_of(plan, i, j, 0).queries.count;
+        int64_t helped = 2 * (i - j) > P ? rows : 0;
+        if (2 * (i - j) == P) helped = rows / 2;
+        if (j == r && helped > 0) ++blocks;
+        if (i == r && helped < rows) ++blocks;
+      }
+    EXPECT_EQ(kernel.forward_count.blocks, blocks);
+    EXPECT_EQ(kernel.backward_count.blocks, blocks);
+    EXPECT_EQ(world().all_reduce_value("test", kernel.forward_count.scores, ReduceOp::kSum),
+              scores);
+  }
+}
+
+TEST(Lightseq, TakesHalfOfTheRanksInSteps) {
+  Context ctx;
+  const int64_t P = world().size(), s = 4;
+  world().reset_stats();
+  run(ctx, random_batch(ctx, {0, s * P}, {2, 1}, DType::kF32));
+  // One batch of messages with each step, and one for the last results.
+  EXPECT_EQ(world().stats().by_label.at("lightseq.fwd").num_calls, P / 2 + 2);
+  EXPECT_EQ(world().stats().by_label.at("lightseq.bwd").num_calls, P / 2 + 2);
+  // A window that reaches the next rank only needs one step beside the first.
+  world().reset_stats();
+  run(ctx, random_batch(ctx, {0, s * P}, {2, 1}, DType::kF32, {.scale = 0.4, .window = 3}));
+  EXPECT_EQ(world().stats().by_label.at("lightseq.fwd").num_calls, P == 1 ? 2 : 3);
+}
+
+// Every pair of a query and a key that the mask shows is in the task of one rank and step.
+TEST(LightseqTask, TheTableHasEveryPairOnce) {
+  for (int P = 1; P <= 9; ++P)
+    for (int64_t tokens : {4 * P, 5 * P + P / 2, P / 2}) {
+      const auto plan = SequencePlan::make({0, tokens}, Layout::kContiguous, P, 0);
+      const Visibility visibility(plan);
+      std::vector<int64_t> first_token = {0};
+      for (int rank = 0; rank < P; ++rank)
+        first_token.push_back(first_token.back() + plan.num_tokens(rank));
+      std::vector<int> times(static_cast<size_t>(tokens * tokens), 0);
+      for (int step = 0; step < lightseq_steps(P); ++step)
+        for (int rank = 0; rank < P; ++rank) {
+          const LightseqTask task = lightseq_task(plan, visibility, step, rank);
+          EXPECT_TRUE(rank == task.query_rank || rank == task.key_rank);
+          for (int64_t q = task.queries.begin; q < task.queries.end(); ++q)
+            for (int64_t k = task.keys.begin; k < task.keys.end(); ++k) {
+              const int64_t query = first_token[static_cast<size_t>(task.query_rank)] + q;
+              const int64_t key = first_token[static_cast<size_t>(task.key_rank)] + k;
+              if (key <= query) ++times[static_cast<size_t>(query * tokens + key)];
+            }
+        }
+      for (int64_t query = 0; query < tokens; ++query)
+        for (int64_t key = 0; key <= query; ++key)
+          EXPECT_EQ(times[static_cast<size_t>(query * tokens + key)], 1)
+              << P << " ranks, query " << query << ", key " << key;
+    }
+}
+
+TEST(Lightseq, PeakMemoryDependsOnTheLocalTokensOnly) {
+  const int64_t s = 32, H = 4, K = 2, D = 6, V = 10;
+  Context ctx;
+  const AttentionBatch batch = random_batch(ctx, {0, s * world().size()}, {H, K}, DType::kF32);
+  const SequencePlan plan = plan_of(batch);
+  const auto schedule = make_lightseq(world(), kKernel);
+  const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
+  const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
+  const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
+  const Tensor do_THV = plan.shard(ctx, batch.do_THV);
+  Tape tape;
+  ctx.tape = &tape;
+  auto peak_of = [&](auto&& work) {
+    const int64_t live = ctx.memory->live_bytes();
+    ctx.memory->reset_peak();
+    work();
+    return ctx.memory->peak_bytes() - live;
+  };
+  // Elements of 4 bytes, with what allocations are rounded up by.
+  auto bytes = [](int64_t elements) { return elements * 4 + 2048; };
+  Variable o;
+  EXPECT_LE(peak_of([&] { o = schedule->attend(ctx, q, k, v, plan, batch.options); }),
+            bytes(2 * s * std::max(K * (D + V), H * D) + 4 * s * H * (V + 1)));
+  EXPECT_LE(peak_of([&] { tape.backward(ctx, o, do_THV); }),
+            bytes(2 * s * std::max(K * (D + V), H * (D + V + 2)) + s * (H * (1 + D) + K * (D + V)) +
+                  3 * s * std::max(K * (D + V), H * D)));
+}
+
+TEST(Lightseq, RefusesTheZigzagLayout) {
+  Context ctx;
+  const AttentionBatch batch = random_batch(ctx, {0, 24}, {4, 2}, DType::kF32);
+  testing::expect_error(ErrorCode::kConfig, {"lightseq", "`contiguous`", "`zigzag`", "ring"}, [&] {
+    testing::run(ctx, batch, *make_lightseq(world(), kKernel),
+                 testing::plan_of(batch, Layout::kZigzag, world()), world());
+  });
+}
+
+TEST(Lightseq, RefusesBothDirections) {
+  Context ctx;
+  const AttentionBatch batch =
+      random_batch(ctx, {0, 24}, {4, 2}, DType::kF32, {.scale = 0.4, .causal = false});
+  testing::expect_error(ErrorCode::kConfig, {"lightseq", "causal", "ring"},
+                        [&] { run(ctx, batch); });
+}
+
+}  // namespace
+}  // namespace longship
+
+LONGSHIP_MPI_TEST_MAIN()
