@@ -5,6 +5,8 @@
 #include "runtime/ops/linear.h"
 #include "runtime/ops/reshape.h"
 #include "runtime/ops/rms_norm.h"
+#include "runtime/ops/sigmoid_gate.h"
+#include "runtime/ops/split.h"
 
 namespace longship {
 
@@ -26,6 +28,9 @@ std::vector<std::string> SoftmaxMixerOptions::problems() const {
       rope_theta == 0 || (rotated > 0 && rotated <= head_size && rotated % 2 == 0),
       fmt::format("rotary_dim {} is not an even number up to head_size {}", rotated, head_size));
   require(window >= 0, fmt::format("window {} is negative", window));
+  require(num_sink_tokens >= 0, fmt::format("num_sink_tokens {} is negative", num_sink_tokens));
+  require(num_sink_tokens <= 0 || window > 0,
+          fmt::format("num_sink_tokens {} has no effect without a window", num_sink_tokens));
   require(init_std >= 0, fmt::format("init_std {} is negative", init_std));
   require(num_layers > 0, fmt::format("num_layers {} is not positive", num_layers));
   return found;
@@ -60,7 +65,8 @@ SoftmaxMixer::SoftmaxMixer(const SoftmaxMixerOptions& options, const std::string
   const int64_t kv_size = options.num_kv_heads * options.head_size;
   const double residual_std =
       options.init_std / std::sqrt(2.0 * static_cast<double>(options.num_layers));
-  q_ = project("q_proj", q_size, E, options.init_std, options.qkv_bias);
+  q_ = project("q_proj", options.output_gate ? 2 * q_size : q_size, E, options.init_std,
+               options.qkv_bias);
   k_ = project("k_proj", kv_size, E, options.init_std, options.qkv_bias);
   v_ = project("v_proj", kv_size, E, options.init_std, options.qkv_bias);
   o_ = project("o_proj", E, q_size, residual_std, options.output_bias);
@@ -68,31 +74,48 @@ SoftmaxMixer::SoftmaxMixer(const SoftmaxMixerOptions& options, const std::string
     q_norm_D_ = norm("q_norm");
     k_norm_D_ = norm("k_norm");
   }
+  if (options.sink_logits)
+    sinks_H_ = parameters.add(prefix + ".sinks", {options.num_heads}, {.a = options.init_std},
+                              /*decay=*/false, Precision::kMaster);
 }
 
-Variable SoftmaxMixer::turned_heads(Context& ctx, const Variable& x_TE,
-                                    const Projection& projection, const Variable& norm_D,
-                                    const SequencePlan& plan) const {
-  const int64_t D = options_.head_size;
-  Variable heads_THD = reshape(ctx, linear(ctx, x_TE, projection.weight_OI, projection.bias_O),
-                               {x_TE.dim(0), projection.weight_OI.dim(0) / D, D});
+Variable SoftmaxMixer::heads(Context& ctx, const Variable& x_TE, const Projection& projection,
+                             int64_t size) const {
+  return reshape(ctx, linear(ctx, x_TE, projection.weight_OI, projection.bias_O),
+                 {x_TE.dim(0), projection.weight_OI.dim(0) / size, size});
+}
+
+Variable SoftmaxMixer::turned(Context& ctx, Variable heads_THD, const Variable& norm_D,
+                              const SequencePlan& plan) const {
   if (norm_D.defined()) heads_THD = rms_norm(ctx, heads_THD, norm_D, options_.norm_eps);
   if (options_.rope_theta == 0) return heads_THD;
-  const int64_t rotary_dim = options_.rotary_dim == 0 ? D : options_.rotary_dim;
+  const int64_t rotary_dim = options_.rotary_dim == 0 ? options_.head_size : options_.rotary_dim;
   return rope(ctx, heads_THD,
               rope_angles_->get(ctx, plan, rotary_dim, options_.rope_theta,
-                                accumulator_dtype(x_TE.dtype())));
+                                accumulator_dtype(heads_THD.dtype())));
 }
 
 Variable SoftmaxMixer::forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) {
   const int64_t T = x_TE.dim(0), D = options_.head_size;
-  const Variable q_THD = turned_heads(ctx, x_TE, q_, q_norm_D_, plan);
-  const Variable k_TKD = turned_heads(ctx, x_TE, k_, k_norm_D_, plan);
-  const Variable v_TKD =
-      reshape(ctx, linear(ctx, x_TE, v_.weight_OI, v_.bias_O), {T, options_.num_kv_heads, D});
-  const Variable o_THD = schedule_->attend(
-      ctx, q_THD, k_TKD, v_TKD, plan,
-      {.scale = 1 / std::sqrt(static_cast<double>(D)), .window = options_.window});
+  Variable q_THD = heads(ctx, x_TE, q_, options_.output_gate ? 2 * D : D);
+  Variable gate_THD;
+  if (options_.output_gate) {
+    const int64_t sizes[] = {D, D};
+    std::vector<Variable> parts = split(ctx, q_THD, sizes);
+    q_THD = std::move(parts[0]);
+    gate_THD = std::move(parts[1]);
+  }
+  q_THD = turned(ctx, std::move(q_THD), q_norm_D_, plan);
+  const Variable k_TKD = turned(ctx, heads(ctx, x_TE, k_, D), k_norm_D_, plan);
+  const Variable v_TKD = heads(ctx, x_TE, v_, D);
+  Variable o_THD = schedule_->attend(ctx, q_THD, k_TKD, v_TKD, plan,
+                                     {.scale = 1 / std::sqrt(static_cast<double>(D)),
+                                      .window = options_.window,
+                                      .causal = options_.causal,
+                                      .num_sink_tokens = options_.num_sink_tokens,
+                                      .anchor = options_.anchor,
+                                      .sink_logit_H = sinks_H_});
+  if (options_.output_gate) o_THD = sigmoid_gate(ctx, o_THD, gate_THD);
   return linear(ctx, reshape(ctx, o_THD, {T, options_.num_heads * D}), o_.weight_OI, o_.bias_O);
 }
 

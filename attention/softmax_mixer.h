@@ -3,7 +3,13 @@
 //
 //   q, k, v = x Wq^T (+ bq), x Wk^T (+ bk), x Wv^T (+ bv)
 //   q, k    = rope(norm(q)), rope(norm(k))                norm per head (Qwen3), if asked for
-//   y       = attend(q, k, v) Wo^T (+ bo)                 scores scaled by 1 / sqrt(D)
+//   o       = attend(q, k, v)                             scores scaled by 1 / sqrt(D)
+//   o       = o * sigmoid(g)                              gate (Qwen3-Next), if asked for; Wq has
+//                                                         the rows of q, g of each head in turn
+//   y       = o Wo^T (+ bo)
+//
+// RoPE turns by positions within documents before attention: so the anchor's key keeps position 0
+// whoever looks at it.
 #pragma once
 
 #include <memory>
@@ -27,7 +33,12 @@ struct SoftmaxMixerOptions {
   double norm_eps = 1e-6;
   double rope_theta = 10000.0;  // 0 = no position embedding
   int64_t rotary_dim = 0;       // leading features of a head that rotate, even; 0 = all
+  bool output_gate = false;     // Qwen3-Next
   int64_t window = 0;           // keys a query sees, itself included; 0 = all
+  bool causal = true;           // false: both directions, and the window on both sides
+  int64_t num_sink_tokens = 0;  // of each document, visible beyond the window; needs a window
+  bool anchor = false;          // the batch's first token is visible to all documents
+  bool sink_logits = false;     // one learned logit per query head (gpt-oss)
   double init_std = 0.02;
   int64_t num_layers = 1;  // Wo starts at init_std / sqrt(2 num_layers)
 
@@ -37,7 +48,8 @@ struct SoftmaxMixerOptions {
 
 class SoftmaxMixer final : public Mixer {
  public:
-  // Registers <prefix>.{q,k,v,o}_proj.weight [out, in], .bias [out], and {q,k}_norm.weight [D].
+  // Registers <prefix>.{q,k,v,o}_proj.weight [out, in], .bias [out], {q,k}_norm.weight [D] and
+  // sinks [H]. With an output gate q_proj has 2 H D outputs.
   // Throws Error(kConfig) listing options.problems().
   SoftmaxMixer(const SoftmaxMixerOptions& options, const std::string& prefix,
                ParameterList& parameters, std::shared_ptr<const SoftmaxSchedule> schedule,
@@ -51,15 +63,19 @@ class SoftmaxMixer final : public Mixer {
     Variable bias_O;  // undefined without one
   };
 
-  // Queries or keys: projected, cut into heads, normed if norm_D is defined, and turned.
-  Variable turned_heads(Context& ctx, const Variable& x_TE, const Projection& projection,
-                        const Variable& norm_D, const SequencePlan& plan) const;
+  // Projected and cut into heads of `size` features.
+  Variable heads(Context& ctx, const Variable& x_TE, const Projection& projection,
+                 int64_t size) const;
+  // Queries or keys, normed if norm_D is defined, and turned.
+  Variable turned(Context& ctx, Variable heads_THD, const Variable& norm_D,
+                  const SequencePlan& plan) const;
 
   SoftmaxMixerOptions options_;
   std::shared_ptr<const SoftmaxSchedule> schedule_;
   std::shared_ptr<SharedRopeAngles> rope_angles_;
   Projection q_, k_, v_, o_;
   Variable q_norm_D_, k_norm_D_;  // undefined without qk_norm
+  Variable sinks_H_;              // undefined without sink_logits
 };
 
 }  // namespace longship

@@ -44,6 +44,12 @@ std::vector<std::pair<std::string, SoftmaxMixerOptions>> variants() {
   add("partial rotation", [](auto& o) { o.rotary_dim = 4, o.rope_theta = 50; });
   add("no positions", [](auto& o) { o.rope_theta = 0, o.head_size = 5; });
   add("window", [](auto& o) { o.window = 3; });
+  add("output gate", [](auto& o) { o.output_gate = o.qkv_bias = o.qk_norm = true; });
+  add("both directions", [](auto& o) { o.causal = false; });
+  add("both directions in a window", [](auto& o) { o.causal = false, o.window = 2; });
+  add("sink tokens", [](auto& o) { o.window = 3, o.num_sink_tokens = 2; });
+  add("anchor", [](auto& o) { o.anchor = true; });
+  add("sink logits", [](auto& o) { o.sink_logits = true, o.window = 4; });
   add("one head", [](auto& o) { o.num_heads = 1, o.num_kv_heads = 1; });
   return all;
 }
@@ -128,8 +134,15 @@ Tensor plain_mixer(Model& model, const SoftmaxMixerOptions& options) {
   };
   const Tensor positions = model.plan.positions(ctx);
   const int64_t T = positions.numel(), D = options.head_size;
+  Tensor queries = project(model.x_TE.value(), "q_proj"), gates;
+  if (options.output_gate) {
+    const Tensor both = queries.reshape({T, options.num_heads, 2, D});
+    queries = both.slice(2, 0, 1).contiguous();
+    gates = both.slice(2, 1, 1).contiguous();
+  }
   auto heads = [&](const std::string& name, int64_t num_heads, bool turn) {
-    const Tensor y = project(model.x_TE.value(), name + "_proj").reshape({T, num_heads, D});
+    const Tensor projected = name == "q" ? queries : project(model.x_TE.value(), name + "_proj");
+    const Tensor y = projected.reshape({T, num_heads, D});
     if (!turn) return y;
     const Parameter* norm = parameter(name + "_norm.weight");
     const int64_t R = options.rotary_dim == 0 ? D : options.rotary_dim;
@@ -156,10 +169,17 @@ Tensor plain_mixer(Model& model, const SoftmaxMixerOptions& options) {
   const Tensor q = heads("q", options.num_heads, true);
   const Tensor k = heads("k", options.num_kv_heads, true);
   const Tensor v = heads("v", options.num_kv_heads, false);
-  const Tensor o = testing::naive_attention(
-                       ctx, q, k, v, ctx.zeros(q.shape(), DType::kF64), model.plan.cu_seqlens(),
-                       {.scale = 1 / std::sqrt(static_cast<double>(D)), .window = options.window})
+  AttentionOptions attention{.scale = 1 / std::sqrt(static_cast<double>(D)),
+                             .window = options.window,
+                             .causal = options.causal,
+                             .num_sink_tokens = options.num_sink_tokens,
+                             .anchor = options.anchor};
+  if (options.sink_logits) attention.sink_logit_H = parameter("sinks")->master;
+  const Tensor o = testing::naive_attention(ctx, q, k, v, ctx.zeros(q.shape(), DType::kF64),
+                                            model.plan.cu_seqlens(), attention)
                        .o_THV;
+  for (int64_t i = 0; options.output_gate && i < o.numel(); ++i)
+    o.data<double>()[i] /= 1 + std::exp(-gates.data<double>()[i]);
   return project(o.reshape({T, options.num_heads * D}), "o_proj");
 }
 
@@ -246,6 +266,12 @@ TEST(SoftmaxMixer, NamesAndShapesAreThoseOfCheckpoints) {
                          "attn.v_proj.weight [12, 10]", "attn.v_proj.bias [12] no decay",
                          "attn.o_proj.weight [10, 24]", "attn.o_proj.bias [10] no decay",
                          "attn.q_norm.weight [6] no decay", "attn.k_norm.weight [6] no decay"}));
+  options = llama();
+  options.output_gate = options.sink_logits = true;
+  EXPECT_EQ(names(),
+            (std::vector<std::string>{"attn.q_proj.weight [48, 10]", "attn.k_proj.weight [12, 10]",
+                                      "attn.v_proj.weight [12, 10]", "attn.o_proj.weight [10, 24]",
+                                      "attn.sinks [4] no decay"}));
 }
 
 TEST(SoftmaxMixer, StartsAsLlamaAndQwenDo) {
@@ -281,7 +307,7 @@ TEST(SoftmaxMixer, StartsAsLlamaAndQwenDo) {
 
 TEST(SoftmaxMixer, EveryNumberOfThreadsGivesTheSameBits) {
   SoftmaxMixerOptions options = llama();
-  options.qkv_bias = options.qk_norm = true;
+  options.qkv_bias = options.qk_norm = options.output_gate = options.sink_logits = true;
   const std::vector<int64_t> documents = {0, 70, 71, 200};
   Model one(options, DType::kF32, documents);
   const Tensor expected = one.forward_and_backward();
@@ -299,6 +325,7 @@ TEST(SoftmaxMixer, EveryNumberOfThreadsGivesTheSameBits) {
 TEST(SoftmaxMixer, WorksOnARankThatHoldsNoToken) {
   SoftmaxMixerOptions options = llama();
   options.qkv_bias = options.output_bias = options.qk_norm = true;
+  options.output_gate = options.sink_logits = options.anchor = true;
   Model model(options, DType::kF32, {0});
   EXPECT_EQ(model.forward_and_backward().shape(), (Shape{0, 10}));
 }
@@ -333,6 +360,8 @@ TEST(SoftmaxMixer, RefusesOptionsAndNamesEachThatIsWrong) {
   refuses("rope_theta", [](auto& o) { o.rope_theta = -1; });
   refuses("rope_theta", [](auto& o) { o.rope_theta = std::nan(""); });
   refuses("norm_eps", [](auto& o) { o.norm_eps = 0; });
+  refuses("num_sink_tokens -1", [](auto& o) { o.num_sink_tokens = -1; });
+  refuses("without a window", [](auto& o) { o.num_sink_tokens = 2; });
   refuses("init_std", [](auto& o) { o.init_std = -0.1; });
   refuses("num_layers", [](auto& o) { o.num_layers = 0; });
 }
