@@ -83,7 +83,13 @@ const MixerBackend& find_mixer_backend(std::string_view name) {
 StrategyUse strategy_use(const MixerDescriptor& mixer, int num_ranks, Layout layout) {
   StrategyUse use{
       .family = find_mixer_backend(mixer.backend).family, .num_ranks = num_ranks, .layout = layout};
-  if (use.family == MixerFamily::kSoftmax) use.window = mixer.softmax.window;
+  if (use.family == MixerFamily::kSoftmax) {
+    use.window = mixer.softmax.window;
+    use.causal = mixer.softmax.causal;
+    use.num_sink_tokens = mixer.softmax.num_sink_tokens;
+    use.sink_logit = mixer.softmax.sink_logits;
+    use.anchor = mixer.softmax.anchor;
+  }
   return use;
 }
 

@@ -50,6 +50,11 @@ void visit_softmax(Options& o, Visit&& visit) {
   visit("qkv_bias", o.qkv_bias);
   visit("output_bias", o.output_bias);
   visit("qk_norm", o.qk_norm);
+  visit("output_gate", o.output_gate);
+  visit("causal", o.causal);
+  visit("num_sink_tokens", o.num_sink_tokens);
+  visit("anchor", o.anchor);
+  visit("sink_logits", o.sink_logits);
 }
 
 template <class Options, class Visit>

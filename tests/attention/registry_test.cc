@@ -47,6 +47,21 @@ TEST(Registry, AllButLocalServeEveryNumberOfRanksInBothLayouts) {
         EXPECT_EQ(find_strategy(name).refusal({.num_ranks = num_ranks, .layout = layout}), "");
 }
 
+TEST(Registry, EveryMaskOfALayerReachesTheStrategies) {
+  MixerDescriptor layer{.strategy = "ring", .softmax = options()};
+  layer.softmax.window = 7;
+  layer.softmax.causal = false;
+  layer.softmax.num_sink_tokens = 2;
+  layer.softmax.sink_logits = layer.softmax.anchor = true;
+  const StrategyUse use = strategy_use(layer, 4, Layout::kZigzag);
+  EXPECT_EQ(use.window, 7);
+  EXPECT_FALSE(use.causal);
+  EXPECT_EQ(use.num_sink_tokens, 2);
+  EXPECT_TRUE(use.sink_logit && use.anchor);
+  for (std::string_view name : {"ulysses", "ring", "token_ring", "gather_kv", "usp"})
+    EXPECT_EQ(find_strategy(name).refusal(use), "");
+}
+
 TEST(Registry, ALayoutThatAStrategyDoesNotServeIsRefusedWithOneThatItDoes) {
   Strategy contiguous_only = find_strategy("ring");
   contiguous_only.layouts = {Layout::kContiguous};

@@ -16,15 +16,23 @@ using testing::world;
 
 const std::vector<int64_t> kDocuments = {0, 1, 150, 150, 157, 241};
 
-MixerDescriptor descriptor(const std::string& strategy) {
-  return {.strategy = strategy,
-          .softmax = {.hidden_size = 24,
-                      .num_heads = 6,
-                      .num_kv_heads = 2,
-                      .head_size = 16,
-                      .qkv_bias = true,
-                      .qk_norm = true,
-                      .init_std = 0.2}};
+SoftmaxMixerOptions qwen() {
+  return {.hidden_size = 24,
+          .num_heads = 6,
+          .num_kv_heads = 2,
+          .head_size = 16,
+          .qkv_bias = true,
+          .qk_norm = true,
+          .init_std = 0.2};
+}
+
+std::vector<SoftmaxMixerOptions> variants() {
+  std::vector<SoftmaxMixerOptions> all = {qwen(), qwen(), qwen()};
+  all[1].output_gate = all[1].sink_logits = all[1].anchor = true;
+  all[1].window = 20;
+  all[1].num_sink_tokens = 3;
+  all[2].causal = false;
+  return all;
 }
 
 // Whole-batch output, gradient of the tokens, and gradients of the parameters summed over ranks.
@@ -33,9 +41,11 @@ struct Result {
   std::vector<std::pair<std::string, Tensor>> parameters;
 };
 
-Result run(Context& ctx, const Group& sp, const std::string& strategy, Layout layout) {
+Result run(Context& ctx, const Group& sp, const SoftmaxMixerOptions& options,
+           const std::string& strategy, Layout layout) {
   const SequencePlan plan = SequencePlan::make(kDocuments, layout, sp.size(), sp.rank());
-  const MixerFactory factory = make_mixer_factory({descriptor(strategy)}, sp, layout);
+  const MixerFactory factory =
+      make_mixer_factory({MixerDescriptor{.strategy = strategy, .softmax = options}}, sp, layout);
   ParameterList parameters(ctx, DType::kF32, /*seed=*/1);
   const auto mixer = factory(0, "attn", parameters);
   const Shape shape = {plan.num_tokens(), 24};
@@ -63,21 +73,27 @@ Result run(Context& ctx, const Group& sp, const std::string& strategy, Layout la
 
 TEST(SoftmaxMixer, EqualsOneRankInEveryStrategyAndLayout) {
   Context ctx;
-  const Result expected = run(ctx, Group::self(), "local", Layout::kContiguous);
-  for (const std::string strategy : {"ulysses", "ring", "token_ring", "gather_kv", "usp"})
-    for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
-      SCOPED_TRACE(fmt::format("{} {}", strategy, layout_name(layout)));
-      const Result found = run(ctx, world(), strategy, layout);
-      EXPECT_LE(relative_rms(found.y_TE, expected.y_TE), 2e-6);
-      EXPECT_LE(relative_rms(found.dx_TE, expected.dx_TE), 2e-6);
-      for (size_t i = 0; i < expected.parameters.size(); ++i)
-        EXPECT_LE(relative_rms(found.parameters[i].second, expected.parameters[i].second), 1e-5)
-            << expected.parameters[i].first;
-    }
+  for (const SoftmaxMixerOptions& options : variants()) {
+    const Result expected = run(ctx, Group::self(), options, "local", Layout::kContiguous);
+    for (const std::string strategy : {"ulysses", "ring", "token_ring", "gather_kv", "usp"})
+      for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
+        SCOPED_TRACE(fmt::format("{} {}, gate {}, causal {}", strategy, layout_name(layout),
+                                 options.output_gate, options.causal));
+        const Result found = run(ctx, world(), options, strategy, layout);
+        EXPECT_LE(relative_rms(found.y_TE, expected.y_TE), 2e-6);
+        EXPECT_LE(relative_rms(found.dx_TE, expected.dx_TE), 2e-6);
+        for (size_t i = 0; i < expected.parameters.size(); ++i)
+          EXPECT_LE(relative_rms(found.parameters[i].second, expected.parameters[i].second), 1e-5)
+              << expected.parameters[i].first;
+      }
+  }
 }
 
 TEST(SoftmaxMixer, LocalIsRefusedOnMoreThanOneRank) {
-  auto build = [] { make_mixer_factory({descriptor("local")}, world(), Layout::kContiguous); };
+  auto build = [] {
+    make_mixer_factory({MixerDescriptor{.strategy = "local", .softmax = qwen()}}, world(),
+                       Layout::kContiguous);
+  };
   if (world().size() == 1) {
     build();
   } else {
