@@ -2,8 +2,6 @@
 
 #include "attention/linear/decay_summary.h"
 #include "attention/linear/query_scores.h"
-#include "attention/linear/segment_state.h"
-#include "runtime/parallel_for.h"
 
 namespace longship {
 namespace {
@@ -13,14 +11,12 @@ constexpr int64_t kC = LinearProblem::kChunkSize;
 // The parts of the scratch.
 enum Part : size_t {
   kWork,
-  kState,
   kOutputGradient,
   kValues,
   kValueGradient,
   kKeyGradient,
   kGateGradient,
-  kWorkspace,
-  kStates
+  kWorkspace
 };
 
 }  // namespace
@@ -29,10 +25,8 @@ template <class A>
 ThreadScratch<A> DecayBackward<A>::make_scratch(const Context& ctx) const {
   const int64_t K = problem_.key_size, V = problem_.value_size;
   const int64_t rows_K = PanelMatrix<A>::size(kC, K), rows_V = PanelMatrix<A>::size(kC, V);
-  return ThreadScratch<A>(
-      ctx, {LinearChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, V), rows_V, rows_V,
-            rows_V, rows_K, rows_K, GradientSums<A>::workspace_size(problem_),
-            states_ ? KeptStates<A>::stride_size(problem_) : 0});
+  return ThreadScratch<A>(ctx, {LinearChunk<A>::workspace_size(problem_), rows_V, rows_V, rows_V,
+                                rows_K, rows_K, GradientSums<A>::workspace_size(problem_)});
 }
 
 template <class A>
@@ -42,94 +36,93 @@ DecayBackward<A>::DecayBackward(const Context& ctx, LinearProblem problem, Tenso
       states_NHKV_(std::move(states_NHKV)),
       do_THV_(std::move(do_THV)),
       scores_(ctx, problem_.grid, problem_.num_heads),
-      sums_(ctx, problem_) {
+      sums_(ctx, problem_),
+      spans_(ctx, problem_, states_NHKV_, sums_.has_gates()) {
   const Tensor& v = problem_.input.v_THV;
   LinearProblem::check_tensor("states", states_NHKV_, problem_.states_shape(), problem_.sums);
   LinearProblem::check_tensor("do", do_THV_, v.shape(), v.dtype());
-  if (sums_.has_gates()) states_.emplace(ctx, problem_, states_NHKV_);
 }
 
 template <class A>
 AffineSummary DecayBackward<A>::summary(Context& ctx) {
-  const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
+  const int64_t K = problem_.key_size, V = problem_.value_size;
   const AffineSummary summary = decay_summary<A>(ctx, problem_);
   const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
                                        PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
-  parallel_for_dynamic(ctx, problem_.num_cut() * H, [&](int64_t index) {
-    const int64_t segment = problem_.cut[static_cast<size_t>(index / H)];
+  for_each_walk<A>(ctx, problem_, Walked::kCut, V, [&](const StateWalk& walk) {
     // Nothing precedes the start of a document, so nothing is sent back from it.
-    if (problem_.segments[static_cast<size_t>(segment)].position == 0) return;
+    if (problem_.segments[static_cast<size_t>(walk.segment)].position == 0) return;
+    const auto& [first_column, num_columns] = walk.columns;
     LinearChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> dstate(scratch.part(1), K, V);
+    const PanelMatrix<A> dstate(scratch.part(1), K, num_columns);
     dstate.fill_zero();
-    for (int64_t c = problem_.grid.first_chunk(segment + 1) - 1;
-         c >= problem_.grid.first_chunk(segment); --c) {
-      work.begin(c, index % H);
-      const PanelMatrix<A> d_o(scratch.part(2), work.length(), V);
-      load_rows(work.rows(do_THV_), A{1}, d_o);
+    for (int64_t c = problem_.grid.first_chunk(walk.segment + 1) - 1;
+         c >= problem_.grid.first_chunk(walk.segment); --c) {
+      work.begin(c, walk.head);
+      const PanelMatrix<A> d_o(scratch.part(2), work.length(), num_columns);
+      load_rows(work.rows(do_THV_).from_column(first_column), A{1}, d_o);
       work.retreat(&d_o, dstate);
     }
-    store_rows(dstate, A{1}, {summary.b_NHKV, index * K * V, V});
+    store_rows(dstate, A{1},
+               state_rows(problem_, summary.b_NHKV, walk.segment, walk.head, first_column));
   });
   return summary;
 }
 
 template <class A>
+void DecayBackward<A>::advance(const ThreadScratch<A>& scratch, int64_t chunk, int64_t head,
+                               const StateColumns& columns, const PanelMatrix<A>& state) const {
+  LinearChunk<A> work(problem_, scratch.part(kWork));
+  work.begin(chunk, head);
+  const PanelMatrix<A> v(scratch.part(kValues), work.length(), columns.count);
+  load_rows(work.rows(problem_.input.v_THV).from_column(columns.first), A{1}, v);
+  work.advance(v, state);
+}
+
+template <class A>
 void DecayBackward<A>::intra(Context& ctx) {
-  const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
   compute_query_scores(ctx, problem_, scores_);
   const ThreadScratch<A> scratch = make_scratch(ctx);
-  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
-    const int64_t segment = index / H, head = index % H;
-    LinearChunk<A> work(problem_, scratch.part(kWork));
-    const PanelMatrix<A> state(scratch.part(kState), K, V);
-    load_state(problem_, states_NHKV_, segment, head, state);
-    for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
-         ++c) {
-      if (states_) states_->keep(segment, c, head, state);
-      work.begin(c, head);
-      const PanelMatrix<A> d_o(scratch.part(kOutputGradient), work.length(), V),
-          v(scratch.part(kValues), work.length(), V);
-      load_rows(work.rows(do_THV_), A{1}, d_o);
-      load_rows(work.rows(problem_.input.v_THV), A{1}, v);
-      sums_.add_query_gradients(work, d_o, v, state, scratch.part(kWorkspace));
-      work.advance(v, state);
-    }
-  });
+  spans_.forward(
+      ctx,
+      [&](int64_t c, int64_t head, const StateColumns& columns, const PanelMatrix<A>& state) {
+        advance(scratch, c, head, columns, state);
+      },
+      [&](int64_t c, int64_t head, const PanelMatrix<A>& state) {
+        LinearChunk<A> work(problem_, scratch.part(kWork));
+        work.begin(c, head);
+        const PanelMatrix<A> d_o(scratch.part(kOutputGradient), work.length(), problem_.value_size),
+            v(scratch.part(kValues), work.length(), problem_.value_size);
+        load_rows(work.rows(do_THV_), A{1}, d_o);
+        load_rows(work.rows(problem_.input.v_THV), A{1}, v);
+        sums_.add_query_gradients(work, d_o, v, state, scratch.part(kWorkspace));
+      });
 }
 
 template <class A>
 LinearGradients DecayBackward<A>::gradients(Context& ctx, const Tensor& grad_states_NHKV) {
-  const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
   LinearProblem::check_tensor("gradient of states", grad_states_NHKV, problem_.states_shape(),
                               problem_.sums);
-  const Tensor dv_THV = ctx.empty({problem_.num_tokens, H, V}, problem_.sums);
+  const Tensor dv_THV =
+      ctx.empty({problem_.num_tokens, problem_.num_heads, problem_.value_size}, problem_.sums);
   const ThreadScratch<A> scratch = make_scratch(ctx);
-  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
-    const int64_t segment = index / H, head = index % H;
-    LinearChunk<A> work(problem_, scratch.part(kWork));
-    const PanelMatrix<A> dstate(scratch.part(kState), K, V);
-    load_state(problem_, grad_states_NHKV, segment, head, dstate);
-    auto step_back = [&](int64_t c, const PanelMatrix<A>* state) {
-      work.begin(c, head);
-      key_gradients(scratch, work, scores_.at(c, head), state, dstate, dv_THV);
-    };
-    if (!states_) {
-      for (int64_t c = problem_.grid.first_chunk(segment + 1) - 1;
-           c >= problem_.grid.first_chunk(segment); --c)
-        step_back(c, nullptr);
-      return;
-    }
-    states_->for_each_reversed(
-        segment, head, scratch.part(kStates),
-        [&](int64_t c, const PanelMatrix<A>& state) {
-          work.begin(c, head);
-          const PanelMatrix<A> v(scratch.part(kValues), work.length(), V);
-          load_rows(work.rows(problem_.input.v_THV), A{1}, v);
-          work.advance(v, state);
-        },
-        [&](int64_t c, const PanelMatrix<A>& state) { step_back(c, &state); });
-  });
+  spans_.backward(
+      ctx, grad_states_NHKV,
+      [&](int64_t c, int64_t head, const StateColumns& columns, const PanelMatrix<A>& state) {
+        advance(scratch, c, head, columns, state);
+      },
+      [&](int64_t c, int64_t head, const StateColumns& columns, const PanelMatrix<A>& dstate) {
+        LinearChunk<A> work(problem_, scratch.part(kWork));
+        work.begin(c, head);
+        const PanelMatrix<A> d_o(scratch.part(kOutputGradient), work.length(), columns.count);
+        load_rows(work.rows(do_THV_).from_column(columns.first), A{1}, d_o);
+        work.retreat(&d_o, dstate);
+      },
+      [&](int64_t c, int64_t head, const PanelMatrix<A>* state, const PanelMatrix<A>& dstate) {
+        LinearChunk<A> work(problem_, scratch.part(kWork));
+        work.begin(c, head);
+        key_gradients(scratch, work, scores_.at(c, head), state, dstate, dv_THV);
+      });
   return {.dq_TGK = sums_.dq_TGK(ctx),
           .dk_TGK = sums_.dk_TGK(ctx),
           .dv_THV = dv_THV,
@@ -152,7 +145,6 @@ void DecayBackward<A>::key_gradients(const ThreadScratch<A>& scratch, const Line
   if (sums_.has_gates()) dG.fill_zero();
   sums_.state_gradients(work, v, state, dstate, scratch.part(kWorkspace), dk, dG);
   sums_.add_key_gradients(work, dk, dG, scratch.part(kWorkspace));
-  work.retreat(&d_o, dstate);
 }
 
 template class DecayBackward<float>;

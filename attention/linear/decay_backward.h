@@ -2,17 +2,14 @@
 // equations of states and values, gradient_sums.h for those of queries, keys and gates.
 #pragma once
 
-#include <optional>
-
 #include "attention/linear/chunk_matrices.h"
+#include "attention/linear/chunk_spans.h"
 #include "attention/linear/gradient_sums.h"
-#include "attention/linear/kept_states.h"
-#include "attention/thread_scratch.h"
 
 namespace longship {
 
 // Keeps from one call to the next, per token and head, one row of [c, c] scores and a part of the
-// gradients; for gates with a gradient also the kept states.
+// gradients; for gates with a gradient also the states that enter spans of chunks.
 template <class A>
 class DecayBackward final : public LinearBackward {
  public:
@@ -24,8 +21,10 @@ class DecayBackward final : public LinearBackward {
 
  private:
   ThreadScratch<A> make_scratch(const Context& ctx) const;
-  // What needs the gradient of a state. `state` is that before the chunk, null where the gates
-  // have no gradient; `dstate` is dS_out, and becomes dS.
+  void advance(const ThreadScratch<A>& scratch, int64_t chunk, int64_t head,
+               const StateColumns& columns, const PanelMatrix<A>& state) const;
+  // What needs the gradient of a state, dS_out. `state` is that before the chunk, null where the
+  // gates have no gradient.
   void key_gradients(const ThreadScratch<A>& scratch, const LinearChunk<A>& work,
                      const PanelMatrix<A>& scores, const PanelMatrix<A>* state,
                      const PanelMatrix<A>& dstate, const Tensor& dv_THV) const;
@@ -34,7 +33,7 @@ class DecayBackward final : public LinearBackward {
   Tensor states_NHKV_, do_THV_;
   ChunkMatrices<A> scores_;
   GradientSums<A> sums_;
-  std::optional<KeptStates<A>> states_;
+  ChunkSpans<A> spans_;
 };
 
 }  // namespace longship

@@ -27,17 +27,17 @@ AffineSummary DecayForward<A>::summary(Context& ctx) {
                                        PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
   for_each_walk<A>(ctx, problem_, Walked::kCut, V, [&](const StateWalk& walk) {
     LinearChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> state(scratch.part(1), K, walk.num_columns);
+    const PanelMatrix<A> state(scratch.part(1), K, walk.columns.count);
     state.fill_zero();
     for (int64_t c = problem_.grid.first_chunk(walk.segment);
          c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
       work.begin(c, walk.head);
-      const PanelMatrix<A> v(scratch.part(2), work.length(), walk.num_columns);
-      load_rows(work.rows(problem_.input.v_THV).from_column(walk.first_column), A{1}, v);
+      const PanelMatrix<A> v(scratch.part(2), work.length(), walk.columns.count);
+      load_rows(work.rows(problem_.input.v_THV).from_column(walk.columns.first), A{1}, v);
       work.advance(v, state);
     }
     store_rows(state, A{1},
-               state_rows(problem_, summary.b_NHKV, walk.segment, walk.head, walk.first_column));
+               state_rows(problem_, summary.b_NHKV, walk.segment, walk.head, walk.columns.first));
   });
   return summary;
 }
@@ -68,16 +68,17 @@ Tensor DecayForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
                                        PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
   for_each_walk<A>(ctx, problem_, Walked::kAll, V, [&](const StateWalk& walk) {
     LinearChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> state(scratch.part(1), K, walk.num_columns);
-    load_state(problem_, states_NHKV, walk.segment, walk.head, state, walk.first_column);
+    const PanelMatrix<A> state(scratch.part(1), K, walk.columns.count);
+    load_state(problem_, states_NHKV, walk.segment, walk.head, state, walk.columns.first);
     for (int64_t c = problem_.grid.first_chunk(walk.segment);
          c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
       work.begin(c, walk.head);
-      const PanelMatrix<A> v(scratch.part(2), work.length(), walk.num_columns),
-          out = local_outputs_.at(c, walk.head).column_range(walk.first_column, walk.num_columns);
+      const PanelMatrix<A> v(scratch.part(2), work.length(), walk.columns.count),
+          out =
+              local_outputs_.at(c, walk.head).column_range(walk.columns.first, walk.columns.count);
       work.read_state(state, out);
-      store_rows(out, A{1}, work.rows(o_THV).from_column(walk.first_column));
-      load_rows(work.rows(problem_.input.v_THV).from_column(walk.first_column), A{1}, v);
+      store_rows(out, A{1}, work.rows(o_THV).from_column(walk.columns.first));
+      load_rows(work.rows(problem_.input.v_THV).from_column(walk.columns.first), A{1}, v);
       work.advance(v, state);
     }
   });

@@ -4,9 +4,6 @@
 #include "attention/linear/delta_factors.h"
 #include "attention/linear/panel_algebra.h"
 #include "attention/linear/query_scores.h"
-#include "attention/linear/segment_state.h"
-#include "attention/thread_scratch.h"
-#include "runtime/parallel_for.h"
 
 namespace longship {
 namespace {
@@ -18,12 +15,11 @@ constexpr int64_t kC = LinearProblem::kChunkSize;
 template <class A>
 ThreadScratch<A> DeltaBackward<A>::make_scratch(const Context& ctx) const {
   using Matrix = PanelMatrix<A>;
-  const int64_t K = problem_.key_size, V = problem_.value_size;
-  const int64_t rows_K = Matrix::size(kC, K), rows_V = Matrix::size(kC, V);
+  const int64_t rows_K = Matrix::size(kC, problem_.key_size),
+                rows_V = Matrix::size(kC, problem_.value_size);
   return ThreadScratch<A>(
-      ctx, {DeltaChunk<A>::workspace_size(problem_), Matrix::size(K, V),
-            KeptStates<A>::stride_size(problem_), rows_V, rows_V, rows_V, rows_K, rows_K, rows_K,
-            rows_K, Matrix::size(kC, kC), GradientSums<A>::workspace_size(problem_)});
+      ctx, {DeltaChunk<A>::workspace_size(problem_), rows_V, rows_V, rows_K, rows_K, rows_K, rows_K,
+            Matrix::size(kC, kC), GradientSums<A>::workspace_size(problem_)});
 }
 
 namespace {
@@ -31,10 +27,7 @@ namespace {
 // The parts of the scratch.
 enum Part : size_t {
   kWork,
-  kState,
-  kStates,
   kOutputGradient,
-  kErrorGradient,
   kInputValues,
   kRowsA,
   kRowsB,
@@ -56,7 +49,7 @@ DeltaBackward<A>::DeltaBackward(const Context& ctx, LinearProblem problem, Tenso
       key_scores_(ctx, problem_.grid, problem_.num_heads),
       query_scores_(ctx, problem_.grid, problem_.num_heads),
       values_(ctx, problem_.grid, problem_.num_heads, problem_.value_size),
-      states_(ctx, problem_, states_NHKV_),
+      spans_(ctx, problem_, states_NHKV_, true),
       sums_(ctx, problem_) {
   const Tensor& v = problem_.input.v_THV;
   LinearProblem::check_tensor("states", states_NHKV_, problem_.states_shape(), problem_.sums);
@@ -77,64 +70,69 @@ AffineSummary DeltaBackward<A>::summary(Context& ctx) {
       ctx,
       {DeltaChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, widest),
        PanelMatrix<A>::size(kC, widest), PanelMatrix<A>::size(kC, V), PanelMatrix<A>::size(K, K)});
-  parallel_for_dynamic(ctx, N * H * 2, [&](int64_t index) {
-    const int64_t row = index / (2 * H), head = index / 2 % H;
-    const int64_t segment = problem_.cut[static_cast<size_t>(row)];
-    const bool is_b = index % 2 == 0;
+  auto walk_to_start = [&](const StateWalk& walk, bool is_b) {
     // Nothing precedes the start of a document, so nothing is sent back from it.
-    if (problem_.segments[static_cast<size_t>(segment)].position == 0) return;
+    if (problem_.segments[static_cast<size_t>(walk.segment)].position == 0) return;
+    const auto& [first_column, num_columns] = walk.columns;
     DeltaChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> dstate(scratch.part(1), K, is_b ? V : K);
+    const PanelMatrix<A> dstate(scratch.part(1), K, num_columns);
     dstate.fill_zero();
-    for (int64_t d = 0; !is_b && d < K; ++d) dstate.at(d, d) = 1;
-    for (int64_t c = problem_.grid.first_chunk(segment + 1) - 1;
-         c >= problem_.grid.first_chunk(segment); --c) {
-      work.begin(c, head);
-      const PanelMatrix<A> x(scratch.part(2), work.length(), dstate.columns);
-      const PanelMatrix<A> d_o(scratch.part(3), work.length(), V);
-      if (is_b) load_rows(work.rows(do_THV_), A{1}, d_o);
+    for (int64_t j = 0; !is_b && j < num_columns; ++j) dstate.at(first_column + j, j) = 1;
+    for (int64_t c = problem_.grid.first_chunk(walk.segment + 1) - 1;
+         c >= problem_.grid.first_chunk(walk.segment); --c) {
+      work.begin(c, walk.head);
+      const PanelMatrix<A> x(scratch.part(2), work.length(), num_columns);
+      const PanelMatrix<A> d_o(scratch.part(3), work.length(), num_columns);
+      if (is_b) load_rows(work.rows(do_THV_).from_column(first_column), A{1}, d_o);
       const PanelMatrix<A>* outputs = is_b ? &d_o : nullptr;
-      work.error_gradients(inverses_.at(c, head), query_scores_.at(c, head), outputs, dstate, x);
+      work.error_gradients(inverses_.at(c, walk.head), query_scores_.at(c, walk.head), outputs,
+                           dstate, x);
       work.retreat(x, outputs, dstate);
     }
     if (is_b) {
-      store_rows(dstate, A{1}, {summary.b_NHKV, (row * H + head) * K * V, V});
+      store_rows(dstate, A{1},
+                 state_rows(problem_, summary.b_NHKV, walk.segment, walk.head, first_column));
     } else {
-      const PanelMatrix<A> m(scratch.part(4), K, K);
+      const PanelMatrix<A> m(scratch.part(4), num_columns, K);
       transpose_panels(dstate, m);
-      store_rows(m, A{1}, {summary.m, (row * H + head) * K * K, K});
+      TensorRows to = state_rows(problem_, summary.m, walk.segment, walk.head, 0);
+      to.first += first_column * K;
+      store_rows(m, A{1}, to);
     }
-  });
+  };
+  for_each_walk<A>(ctx, problem_, Walked::kCut, V,
+                   [&](const StateWalk& walk) { walk_to_start(walk, true); });
+  for_each_walk<A>(ctx, problem_, Walked::kCut, K,
+                   [&](const StateWalk& walk) { walk_to_start(walk, false); });
   return summary;
 }
 
 template <class A>
 void DeltaBackward<A>::intra(Context& ctx) {
-  const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
   const ThreadScratch<A> scratch = make_scratch(ctx);
-  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
-    const int64_t segment = index / H, head = index % H;
-    DeltaChunk<A> work(problem_, scratch.part(kWork));
-    const PanelMatrix<A> state(scratch.part(kState), K, V);
-    load_state(problem_, states_NHKV_, segment, head, state);
-    for (int64_t c = problem_.grid.first_chunk(segment); c < problem_.grid.first_chunk(segment + 1);
-         ++c) {
-      states_.keep(segment, c, head, state);
-      work.begin(c, head);
-      const PanelMatrix<A> values = values_.at(c, head),
-                           d_o(scratch.part(kOutputGradient), work.length(), V);
-      load_rows(work.rows(do_THV_), A{1}, d_o);
-      const TensorRows v = work.rows(problem_.input.v_THV);
-      work.write_values(inverses_.at(c, head), state, &v, values);
-      sums_.add_query_gradients(work, d_o, values, state, scratch.part(kWorkspace));
-      work.advance(values, state);
-    }
-  });
+  spans_.forward(
+      ctx,
+      [&](int64_t c, int64_t head, const StateColumns& columns, const PanelMatrix<A>& state) {
+        DeltaChunk<A> work(problem_, scratch.part(kWork));
+        work.begin(c, head);
+        const PanelMatrix<A> values =
+            values_.at(c, head).column_range(columns.first, columns.count);
+        const TensorRows v = work.rows(problem_.input.v_THV).from_column(columns.first);
+        work.write_values(inverses_.at(c, head), state, &v, values);
+        work.advance(values, state);
+      },
+      [&](int64_t c, int64_t head, const PanelMatrix<A>& state) {
+        DeltaChunk<A> work(problem_, scratch.part(kWork));
+        work.begin(c, head);
+        const PanelMatrix<A> d_o(scratch.part(kOutputGradient), work.length(), problem_.value_size);
+        load_rows(work.rows(do_THV_), A{1}, d_o);
+        sums_.add_query_gradients(work, d_o, values_.at(c, head), state, scratch.part(kWorkspace));
+      });
 }
 
 template <class A>
 LinearGradients DeltaBackward<A>::gradients(Context& ctx, const Tensor& grad_states_NHKV) {
-  const int64_t H = problem_.num_heads, K = problem_.key_size, V = problem_.value_size;
+  const int64_t H = problem_.num_heads, V = problem_.value_size;
   LinearProblem::check_tensor("gradient of states", grad_states_NHKV, problem_.states_shape(),
                               problem_.sums);
   LinearGradients gradients{.dq_TGK = {},
@@ -143,22 +141,27 @@ LinearGradients DeltaBackward<A>::gradients(Context& ctx, const Tensor& grad_sta
                             .dgate = sums_.dgate(),
                             .dbeta_TH = ctx.empty({problem_.num_tokens, H}, problem_.sums)};
   const ThreadScratch<A> scratch = make_scratch(ctx);
-  parallel_for_dynamic(ctx, problem_.num_segments() * H, [&](int64_t index) {
-    const int64_t segment = index / H, head = index % H;
-    DeltaChunk<A> work(problem_, scratch.part(kWork));
-    const PanelMatrix<A> dstate(scratch.part(kState), K, V);
-    load_state(problem_, grad_states_NHKV, segment, head, dstate);
-    states_.for_each_reversed(
-        segment, head, scratch.part(kStates),
-        [&](int64_t c, const PanelMatrix<A>& state) {
-          work.begin(c, head);
-          work.advance(values_.at(c, head), state);
-        },
-        [&](int64_t c, const PanelMatrix<A>& state) {
-          work.begin(c, head);
-          key_gradients(scratch, work, c, head, state, dstate, gradients);
-        });
-  });
+  spans_.backward(
+      ctx, grad_states_NHKV,
+      [&](int64_t c, int64_t head, const StateColumns& columns, const PanelMatrix<A>& state) {
+        DeltaChunk<A> work(problem_, scratch.part(kWork));
+        work.begin(c, head);
+        work.advance(values_.at(c, head).column_range(columns.first, columns.count), state);
+      },
+      [&](int64_t c, int64_t head, const StateColumns& columns, const PanelMatrix<A>& dstate) {
+        DeltaChunk<A> work(problem_, scratch.part(kWork));
+        work.begin(c, head);
+        const PanelMatrix<A> d_o(scratch.part(kOutputGradient), work.length(), columns.count),
+            x = spans_.rows(c, head).column_range(columns.first, columns.count);
+        load_rows(work.rows(do_THV_).from_column(columns.first), A{1}, d_o);
+        work.error_gradients(inverses_.at(c, head), query_scores_.at(c, head), &d_o, dstate, x);
+        work.retreat(x, &d_o, dstate);
+      },
+      [&](int64_t c, int64_t head, const PanelMatrix<A>* state, const PanelMatrix<A>& dstate) {
+        DeltaChunk<A> work(problem_, scratch.part(kWork));
+        work.begin(c, head);
+        key_gradients(scratch, work, c, head, *state, dstate, gradients);
+      });
   gradients.dq_TGK = sums_.dq_TGK(ctx);
   gradients.dk_TGK = sums_.dk_TGK(ctx);
   return gradients;
@@ -170,16 +173,16 @@ void DeltaBackward<A>::key_gradients(const ThreadScratch<A>& scratch, const Delt
                                      const PanelMatrix<A>& dstate,
                                      const LinearGradients& gradients) const {
   const int64_t length = work.length(), K = problem_.key_size, V = problem_.value_size;
-  const PanelMatrix<A> d_o(scratch.part(kOutputGradient), length, V),
-      x(scratch.part(kErrorGradient), length, V), v(scratch.part(kInputValues), length, V),
-      values = values_.at(chunk, head), from_rows(scratch.part(kRowsA), length, K),
-      from_columns(scratch.part(kRowsB), length, K), to_state(scratch.part(kRowsC), length, K),
-      dG(scratch.part(kRowsD), length, K), dscores(scratch.part(kScores), length, length);
+  const PanelMatrix<A> x = spans_.rows(chunk, head), values = values_.at(chunk, head),
+                       v(scratch.part(kInputValues), length, V),
+                       from_rows(scratch.part(kRowsA), length, K),
+                       from_columns(scratch.part(kRowsB), length, K),
+                       to_state(scratch.part(kRowsC), length, K),
+                       dG(scratch.part(kRowsD), length, K),
+                       dscores(scratch.part(kScores), length, length);
   const PanelMatrix<A> key_scores = key_scores_.at(chunk, head);
   A* const workspace = scratch.part(kWorkspace);
   const ChunkDecay<A>& decay = work.decay();
-  load_rows(work.rows(do_THV_), A{1}, d_o);
-  work.error_gradients(inverses_.at(chunk, head), query_scores_.at(chunk, head), &d_o, dstate, x);
   multiply_by_transpose(x, values, workspace, dscores,
                         {.scale = A{-1}, .add = false, .lower_out = true});
   keep_below_diagonal<A>(dscores, nullptr);
@@ -207,7 +210,6 @@ void DeltaBackward<A>::key_gradients(const ThreadScratch<A>& scratch, const Delt
   const PanelMatrix<A>& dk = from_columns;
   for (const PanelMatrix<A>* part : {&from_rows, &to_state}) add_rows(*part, dk);
   sums_.add_key_gradients(work, dk, dG, workspace);
-  work.retreat(x, &d_o, dstate);
   x.scale_rows(work.beta());
   store_rows(x, A{1}, work.rows(gradients.dv_THV));
 }

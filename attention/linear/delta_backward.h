@@ -7,15 +7,14 @@
 #pragma once
 
 #include "attention/linear/chunk_matrices.h"
+#include "attention/linear/chunk_spans.h"
 #include "attention/linear/delta_chunk.h"
 #include "attention/linear/gradient_sums.h"
-#include "attention/linear/kept_states.h"
-#include "attention/thread_scratch.h"
 
 namespace longship {
 
 // Keeps from one call to the next, per token and head, three rows of [c, c] factors, V' and a part
-// of the gradients, and the kept states.
+// of the gradients, and the states that enter spans of chunks.
 template <class A>
 class DeltaBackward final : public LinearBackward {
  public:
@@ -27,7 +26,7 @@ class DeltaBackward final : public LinearBackward {
 
  private:
   ThreadScratch<A> make_scratch(const Context& ctx) const;
-  // What needs the gradient of a state; `dstate` is dS_out, and becomes dS.
+  // What needs the gradient of a state, dS_out.
   void key_gradients(const ThreadScratch<A>& scratch, const DeltaChunk<A>& work, int64_t chunk,
                      int64_t head, const PanelMatrix<A>& state, const PanelMatrix<A>& dstate,
                      const LinearGradients& gradients) const;
@@ -35,7 +34,7 @@ class DeltaBackward final : public LinearBackward {
   LinearProblem problem_;
   Tensor states_NHKV_, do_THV_;
   ChunkMatrices<A> inverses_, key_scores_, query_scores_, values_;
-  KeptStates<A> states_;
+  ChunkSpans<A> spans_;
   GradientSums<A> sums_;
 };
 

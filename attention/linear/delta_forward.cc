@@ -31,19 +31,20 @@ AffineSummary DeltaForward<A>::summary(Context& ctx) {
             PanelMatrix<A>::size(C, widest)});
   auto walk_to_end = [&](const StateWalk& walk, bool is_b) {
     DeltaChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> state(scratch.part(1), K, walk.num_columns);
+    const PanelMatrix<A> state(scratch.part(1), K, walk.columns.count);
     state.fill_zero();
-    for (int64_t j = 0; !is_b && j < walk.num_columns; ++j) state.at(walk.first_column + j, j) = 1;
+    for (int64_t j = 0; !is_b && j < walk.columns.count; ++j)
+      state.at(walk.columns.first + j, j) = 1;
     for (int64_t c = problem_.grid.first_chunk(walk.segment);
          c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
       work.begin(c, walk.head);
-      const PanelMatrix<A> values(scratch.part(2), work.length(), walk.num_columns);
-      const TensorRows v = work.rows(problem_.input.v_THV).from_column(walk.first_column);
+      const PanelMatrix<A> values(scratch.part(2), work.length(), walk.columns.count);
+      const TensorRows v = work.rows(problem_.input.v_THV).from_column(walk.columns.first);
       work.write_values(inverses_.at(c, walk.head), state, is_b ? &v : nullptr, values);
       work.advance(values, state);
     }
     const Tensor& to = is_b ? summary.b_NHKV : summary.m;
-    store_rows(state, A{1}, state_rows(problem_, to, walk.segment, walk.head, walk.first_column));
+    store_rows(state, A{1}, state_rows(problem_, to, walk.segment, walk.head, walk.columns.first));
   };
   for_each_walk<A>(ctx, problem_, Walked::kCut, V,
                    [&](const StateWalk& walk) { walk_to_end(walk, true); });
@@ -70,19 +71,19 @@ Tensor DeltaForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
             PanelMatrix<A>::size(C, V), PanelMatrix<A>::size(C, V)});
   for_each_walk<A>(ctx, problem_, Walked::kAll, V, [&](const StateWalk& walk) {
     DeltaChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> state(scratch.part(1), K, walk.num_columns);
-    load_state(problem_, states_NHKV, walk.segment, walk.head, state, walk.first_column);
+    const PanelMatrix<A> state(scratch.part(1), K, walk.columns.count);
+    load_state(problem_, states_NHKV, walk.segment, walk.head, state, walk.columns.first);
     for (int64_t c = problem_.grid.first_chunk(walk.segment);
          c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
       work.begin(c, walk.head);
-      const PanelMatrix<A> values(scratch.part(2), work.length(), walk.num_columns);
-      const PanelMatrix<A> out(scratch.part(3), work.length(), walk.num_columns);
-      const TensorRows v = work.rows(problem_.input.v_THV).from_column(walk.first_column);
+      const PanelMatrix<A> values(scratch.part(2), work.length(), walk.columns.count);
+      const PanelMatrix<A> out(scratch.part(3), work.length(), walk.columns.count);
+      const TensorRows v = work.rows(problem_.input.v_THV).from_column(walk.columns.first);
       work.write_values(inverses_.at(c, walk.head), state, &v, values);
       multiply(scores_.at(c, walk.head), values, out, {.add = false, .lower_x = true});
       work.read_state(state, out);
       work.advance(values, state);
-      store_rows(out, A{1}, work.rows(o_THV).from_column(walk.first_column));
+      store_rows(out, A{1}, work.rows(o_THV).from_column(walk.columns.first));
     }
   });
   return o_THV;

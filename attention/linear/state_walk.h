@@ -9,11 +9,16 @@
 
 namespace longship {
 
+// Neighbouring columns of a state: whole panels of them.
+struct StateColumns {
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
 struct StateWalk {
   int64_t segment = 0;
   int64_t head = 0;
-  int64_t first_column = 0;  // a multiple of the panels' lanes
-  int64_t num_columns = 0;
+  StateColumns columns;
 };
 
 // Into how many ranges of whole panels the columns of `num_walks` equal walks are cut, so that the
@@ -34,26 +39,34 @@ inline int64_t num_column_ranges(int64_t num_walks, int64_t num_panels, int64_t 
   return best;
 }
 
+// Calls f(walk, columns) in parallel for 0 <= walk < num_walks and ranges that cover the columns.
+template <class A, class F>
+void for_each_column_range(const Context& ctx, int64_t num_walks, int64_t num_columns, F&& f) {
+  constexpr int64_t W = kPanelLanes<A>;
+  const int64_t panels = (num_columns + W - 1) / W;
+  const int64_t ranges = num_column_ranges(num_walks, panels, ctx.num_threads);
+  parallel_for_dynamic(ctx, num_walks * ranges, [&](int64_t index) {
+    const int64_t range = index % ranges, first = panels * range / ranges * W,
+                  end = std::min(panels * (range + 1) / ranges * W, num_columns);
+    f(index / ranges, StateColumns{first, end - first});
+  });
+}
+
 // Which segments are walked along: all, or those that states enter or leave.
 enum class Walked { kAll, kCut };
 
-// Calls f(walk) for every head and range of the `num_columns` columns of these segments, in
-// parallel.
+// Calls f(walk) in parallel for every head of these segments, and ranges of the columns.
 template <class A, class F>
 void for_each_walk(const Context& ctx, const LinearProblem& problem, Walked walked,
                    int64_t num_columns, F&& f) {
-  constexpr int64_t W = kPanelLanes<A>;
-  const int64_t H = problem.num_heads, panels = (num_columns + W - 1) / W;
-  const int64_t num_walks =
-      H * (walked == Walked::kCut ? problem.num_cut() : problem.num_segments());
-  const int64_t ranges = num_column_ranges(num_walks, panels, ctx.num_threads);
-  parallel_for_dynamic(ctx, num_walks * ranges, [&](int64_t index) {
-    const int64_t row = index / ranges / H, range = index % ranges;
-    const int64_t begin = panels * range / ranges * W,
-                  end = std::min(panels * (range + 1) / ranges * W, num_columns);
-    f(StateWalk{walked == Walked::kCut ? problem.cut[static_cast<size_t>(row)] : row,
-                index / ranges % H, begin, end - begin});
-  });
+  const bool cut = walked == Walked::kCut;
+  const int64_t H = problem.num_heads;
+  for_each_column_range<A>(
+      ctx, H * (cut ? problem.num_cut() : problem.num_segments()), num_columns,
+      [&](int64_t walk, const StateColumns& columns) {
+        const int64_t row = walk / H;
+        f(StateWalk{cut ? problem.cut[static_cast<size_t>(row)] : row, walk % H, columns});
+      });
 }
 
 }  // namespace longship
