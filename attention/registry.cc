@@ -4,6 +4,8 @@
 #include <map>
 #include <set>
 
+#include "attention/linear/linear_mixer.h"
+#include "attention/linear/linear_parameter_names.h"
 #include "attention/named_entry.h"
 #include "attention/parallel_mixers.h"
 #include "attention/softmax_cpu.h"
@@ -43,6 +45,26 @@ std::unique_ptr<Mixer> make_full(const MixerDescriptor& mixer, const std::string
       shared(resources, &resources->rope_angles));
 }
 
+std::unique_ptr<Mixer> make_latent(const MixerDescriptor& mixer, const std::string& prefix,
+                                   ParameterList& parameters,
+                                   const std::shared_ptr<MixerResources>& resources) {
+  return std::make_unique<LatentMixer>(
+      mixer.latent, prefix, parameters,
+      shared(resources, resources->latent.at(mixer.strategy).get()),
+      shared(resources, &resources->rope_angles));
+}
+
+std::unique_ptr<Mixer> make_linear(const MixerDescriptor& mixer, const std::string& prefix,
+                                   ParameterList& parameters,
+                                   const std::shared_ptr<MixerResources>& resources) {
+  return std::make_unique<LinearMixer>(
+      mixer.linear, prefix, parameters,
+      LinearMixerResources{
+          .schedule = shared(resources, resources->linear.at(mixer.strategy).get()),
+          .sp = resources->sp,
+          .rope_angles = shared(resources, &resources->rope_angles)});
+}
+
 std::vector<MixerBackend> make_backends() {
   std::vector<MixerBackend> table = {
       {.name = "full",
@@ -50,7 +72,27 @@ std::vector<MixerBackend> make_backends() {
        .family = MixerFamily::kSoftmax,
        .module = "self_attn",
        .problems = [](const MixerDescriptor& mixer) { return mixer.softmax.problems(); },
-       .make = make_full}};
+       .make = make_full},
+      {.name = "latent",
+       .summary = "multi-head latent attention: DeepSeek-V2, Kimi Linear (arXiv 2405.04434)",
+       .family = MixerFamily::kLatent,
+       .module = "self_attn",
+       .problems = [](const MixerDescriptor& mixer) { return mixer.latent.problems(); },
+       .make = make_latent}};
+  for (const LinearFamily& family : linear_families())
+    table.push_back({.name = family.name,
+                     .summary = family.summary,
+                     .family = MixerFamily::kLinear,
+                     .module = LinearParameterNames::of(family.name).module,
+                     .problems =
+                         [](const MixerDescriptor& mixer) {
+                           std::vector<std::string> found = mixer.linear.problems();
+                           if (mixer.linear.backend != mixer.backend)
+                             found.push_back(fmt::format("options of `{}` for the backend `{}`",
+                                                         mixer.linear.backend, mixer.backend));
+                           return found;
+                         },
+                     .make = make_linear});
   return table;
 }
 
@@ -69,6 +111,9 @@ void MixerResources::add(MixerFamily family, const std::string& name) {
   }
   if (auto& schedule = softmax[name]; schedule == nullptr)
     schedule = strategy.softmax(sp, softmax_kernel);
+  if (family == MixerFamily::kSoftmax) return;
+  if (auto& schedule = latent[name]; schedule == nullptr)
+    schedule = make_expanded_latent(softmax[name]);
 }
 
 std::span<const MixerBackend> mixer_backends() {

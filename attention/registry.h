@@ -45,7 +45,7 @@ struct MixerBackend {
   std::string_view summary;
   MixerFamily family = MixerFamily::kSoftmax;
   // Under which its parameters stand in a layer: "model.layers.3.<module>".
-  std::string_view module;
+  std::string module;
   // What is wrong with the options of a mixer of this backend, one line each.
   std::vector<std::string> (*problems)(const MixerDescriptor& mixer) = nullptr;
   // The mixer of the layer `prefix` ("model.layers.3"); it keeps of `resources` what it needs.

@@ -86,20 +86,22 @@ std::span<const Strategy> strategies() {
       {.name = "lightseq",
        .summary = "early ranks compute queries of late ones, half the steps (arXiv 2310.03294)",
        .layouts = {Layout::kContiguous},
-       .masks = {.sink_tokens = true, .sink_logit = true, .anchor = true},
+       .masks = {.bidirectional = false},
        .limits = "documents much shorter than the batch leave it little to balance",
        .softmax = [](const Group& sp,
                      const SoftmaxBlock& kernel) { return make_lightseq(sp, kernel); }},
       {.name = "halo",
        .summary = "fetches the keys that a sliding window reaches on other ranks, and no others",
        .layouts = {Layout::kContiguous, Layout::kZigzag},
-       .masks = {.unlimited = false,
-                 .bidirectional = true,
-                 .sink_tokens = true,
-                 .sink_logit = true,
-                 .anchor = true},
+       .masks = {.unlimited = false},
        .softmax = [](const Group& sp,
                      const SoftmaxBlock& kernel) { return make_halo(sp, kernel); }},
+      {.name = "gather_latent",
+       .summary = "all-gather of the compressed latents of all heads (arXiv 2405.04434)",
+       .layouts = {Layout::kZigzag, Layout::kContiguous},
+       .limits = "the contiguous layout leaves early ranks idle",
+       .latent = [](const Group& sp,
+                    const SoftmaxBlock& kernel) { return make_gather_latent(sp, kernel); }},
       {.name = "zeco",
        .summary = "All-Scan: states go from rank to rank in column blocks (arXiv 2507.01004)",
        .layouts = {Layout::kContiguous, Layout::kZigzag},
@@ -131,7 +133,7 @@ bool Strategy::serves(MixerFamily family) const {
     case MixerFamily::kSoftmax:
       return softmax != nullptr;
     case MixerFamily::kLatent:
-      return latent != nullptr || softmax != nullptr;
+      return latent != nullptr || (softmax != nullptr && masks.unlimited);
     case MixerFamily::kLinear:
       return linear != nullptr;
   }

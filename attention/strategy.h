@@ -35,10 +35,10 @@ struct StrategyUse {
 struct MaskSupport {
   bool unlimited = true;  // no window: every earlier token of the document
   bool window = true;
-  bool bidirectional = false;
-  bool sink_tokens = false;
-  bool sink_logit = false;
-  bool anchor = false;
+  bool bidirectional = true;
+  bool sink_tokens = true;
+  bool sink_logit = true;
+  bool anchor = true;
 };
 
 // How the ranks of the sp axis share the attention of a layer.
