@@ -38,11 +38,7 @@ std::string made_up_text(uint64_t stream, int num_sentences) {
   return text;
 }
 
-constexpr const char* kConfig = R"(
-model {
-  hidden_size: 32 intermediate_size: 48 num_layers: 2
-  attention { num_heads: 4 num_kv_heads: 2 }
-}
+constexpr const char* kAllButTheModel = R"(
 optim { learning_rate: 3e-3 warmup_steps: 2 }
 train { steps: 20 context: 96 global_batch: 2 seed: 11 }
 parallel { timeout_s: 60 }
@@ -54,11 +50,11 @@ ProgramResult run_longship(int ranks, const std::string& arguments) {
   return run_program(ranks, std::string(LONGSHIP_PROGRAM) + " " + arguments, 300);
 }
 
-TinyRun::TinyRun() {
+TinyRun::TinyRun(const std::string& model) {
   for (uint64_t i = 0; i < 12; ++i)
     files_.write("text/" + std::to_string(i) + ".txt",
                  made_up_text(i, static_cast<int>(4 + 3 * (i % 5))));
-  files_.write("run.textproto", kConfig);
+  files_.write("run.textproto", "model { " + model + " }" + kAllButTheModel);
   const ProgramResult prepared =
       run_longship(0, "prepare --input " + files_.path("text") + " --output " + tokens());
   EXPECT_EQ(prepared.exit_code, 0) << prepared.output;

@@ -17,7 +17,8 @@ ProgramResult run_longship(int ranks, const std::string& arguments);
 // English-like and the same every time.
 class TinyRun {
  public:
-  TinyRun();
+  // `model` is the text of the configuration's model block; a dense one unless given.
+  explicit TinyRun(const std::string& model = kDenseModel);
 
   // Trains with these overrides ("train.steps=20 parallel.strategy=ring ...") into folder `name`.
   ProgramResult train(int ranks, const std::string& name,
@@ -35,6 +36,10 @@ class TinyRun {
   std::string weights_fingerprint(const std::string& name) const;
 
  private:
+  static constexpr const char* kDenseModel =
+      "hidden_size: 32 intermediate_size: 48 num_layers: 2 "
+      "attention { num_heads: 4 num_kv_heads: 2 }";
+
   TemporaryFolder files_;
 };
 
