@@ -20,33 +20,27 @@ namespace {
 
 constexpr int64_t kWindowBytes = int64_t{32} << 20;  // of text in memory at once
 
+[[noreturn]] void refuse(std::string what, std::string expected, std::string next = {}) {
+  throw Error(ErrorCode::kConfig,
+              {.what = std::move(what), .expected = std::move(expected), .next = std::move(next)});
+}
+
 void check_options(const PrepareOptions& options, const InputFiles& inputs) {
   LONGSHIP_CHECK(options.tokenizer != nullptr, "prepare() needs a tokenizer");
-  auto refuse = [](std::string what, std::string expected, std::string next) {
-    throw Error(
-        ErrorCode::kConfig,
-        {.what = std::move(what), .expected = std::move(expected), .next = std::move(next)});
-  };
-  if (options.out.empty()) refuse("no output is named", "the path of the token file", "");
-  if (options.num_threads < 1)
-    refuse(fmt::format("{} threads", options.num_threads), "at least 1", "");
+  if (options.num_threads < 1) refuse(fmt::format("{} threads", options.num_threads), "at least 1");
   if (options.text_field.empty() || options.text_field == options.prompt_field)
     refuse(
         fmt::format("text field `{}`, prompt field `{}`", options.text_field, options.prompt_field),
-        "two different fields, the first with a name", "");
+        "two different fields, the first with a name");
   try {
-    if (!std::filesystem::exists(options.out)) return;
-    if (std::filesystem::is_directory(options.out))
-      refuse(fmt::format("{} is a folder", options.out), "the path of a file", "");
-    for (const InputFile& file : inputs.files)
-      if (std::filesystem::equivalent(file.path, options.out))
-        refuse(fmt::format("{} is input and output", options.out), "a new file", "");
+    if (std::filesystem::exists(options.out))
+      for (const InputFile& file : inputs.files)
+        if (std::filesystem::equivalent(file.path, options.out))
+          refuse(fmt::format("{} is input and output", options.out), "a new file");
   } catch (const std::filesystem::filesystem_error& error) {
     throw_file_error("inspect", error.path1(), error.code().value());
   }
-  if (!options.overwrite)
-    refuse(fmt::format("{} exists", options.out), "a new file",
-           "choose another name, or replace it with --overwrite");
+  check_new_file(options.out, options.overwrite);
 }
 
 // Calls f(i) for every index, on all threads; then throws what the first failing index threw, so
@@ -185,6 +179,20 @@ class Preparation {
 };
 
 }  // namespace
+
+void check_new_file(const std::string& path, bool overwrite) {
+  if (path.empty()) refuse("no output is named", "the path of the token file");
+  try {
+    if (!std::filesystem::exists(path)) return;
+    if (std::filesystem::is_directory(path))
+      refuse(fmt::format("{} is a folder", path), "the path of a file");
+  } catch (const std::filesystem::filesystem_error& error) {
+    throw_file_error("inspect", error.path1(), error.code().value());
+  }
+  if (!overwrite)
+    refuse(fmt::format("{} exists", path), "a new file",
+           "choose another name, or replace it with --overwrite");
+}
 
 PrepareReport prepare(const PrepareOptions& options) {
   const auto start = std::chrono::steady_clock::now();

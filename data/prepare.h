@@ -49,4 +49,7 @@ struct PrepareReport {
 // JSON expected or when there is no document at all, Error(kConfig) for options that cannot be.
 PrepareReport prepare(const PrepareOptions& options);
 
+// Throws Error(kConfig) when `path` is empty or a folder, or exists and may not be replaced.
+void check_new_file(const std::string& path, bool overwrite);
+
 }  // namespace longship

@@ -37,13 +37,36 @@ void add_train(CLI::App& app, longship::TrainArguments& arguments) {
                 "Override a field: --set train.steps=200 (may be repeated)");
 }
 
+// What both verbs that make recall tasks take.
+void add_recall_sizes(CLI::App& verb, CLI::Option& needs, std::vector<int64_t>& lengths,
+                      std::vector<int64_t>& pairs, uint64_t& seed) {
+  verb.add_option("--lengths", lengths, "Tokens of a document of a recall task: 1024,4096")
+      ->needs(&needs)
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->capture_default_str();
+  verb.add_option("--pairs", pairs, "Pairs of a key and a value in a document: 8,32")
+      ->needs(&needs)
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->capture_default_str();
+  verb.add_option("--seed", seed, "Seed of the documents")->needs(&needs)->capture_default_str();
+}
+
 void add_prepare(CLI::App& app, longship::PrepareArguments& arguments) {
   CLI::App* verb = app.add_subcommand(
       "prepare",
       "Turn text into a token file: .txt files (one document each), .jsonl files\n"
-      "(one document a line) or folders of both.");
-  verb->add_option("--input", arguments.inputs, "Text file, JSONL file or folder (repeatable)")
-      ->required();
+      "(one document a line) or folders of both. Or make up documents whose answers\n"
+      "stand earlier in them, for `longship eval --recall`.");
+  CLI::Option_group* source = verb->add_option_group("Source");
+  source->require_option(1);
+  source->add_option("--input", arguments.inputs, "Text file, JSONL file or folder (repeatable)");
+  CLI::Option* synthetic = source->add_option(
+      "--synthetic", arguments.synthetic,
+      "Instead of text: documents of the tasks passkey, associative, or in turn of both;\n"
+      "only answers count in the loss");
+  synthetic->delimiter(',');
   verb->add_option("--output", arguments.output, "Token file to write")->required();
   verb->add_option("--tokenizer", arguments.tokenizer,
                    "\"byte\" (256 bytes and two special tokens) or a SentencePiece .model file")
@@ -62,21 +85,50 @@ void add_prepare(CLI::App& app, longship::PrepareArguments& arguments) {
   verb->add_flag("--overwrite", arguments.overwrite, "Replace the output if it exists");
   verb->add_option("--threads", arguments.num_threads, "Worker threads; 0 uses all cores")
       ->capture_default_str();
+  verb->add_option("--documents", arguments.num_documents, "Synthetic documents")
+      ->needs(synthetic)
+      ->capture_default_str();
+  add_recall_sizes(*verb, *synthetic, arguments.lengths, arguments.pairs, arguments.seed);
 }
 
 void add_eval(CLI::App& app, longship::EvalArguments& arguments) {
   CLI::App* verb = app.add_subcommand(
       "eval",
-      "Loss and perplexity of a checkpoint on a token file, by position in the document.\n"
-      "Runs on any number of ranks.");
+      "Loss and perplexity of a checkpoint on a token file, by position in the document;\n"
+      "or how well it recalls what was said earlier: pass keys by length and depth, and\n"
+      "values of keys by their number and distance. Runs on any number of ranks.");
   verb->add_option("checkpoint", arguments.checkpoint, "Run folder or checkpoint folder")
       ->required();
-  verb->add_option("--tokens", arguments.tokens, "Token file made by `longship prepare`")
-      ->required();
+  CLI::Option_group* what = verb->add_option_group("What");
+  what->require_option(1);
+  CLI::Option* tokens =
+      what->add_option("--tokens", arguments.tokens, "Token file made by `longship prepare`");
+  CLI::Option* recall = what->add_flag("--recall", arguments.recall, "Recall tasks");
   verb->add_option("--context", arguments.context, "Longest piece of a document; 0: as trained")
+      ->needs(tokens)
       ->capture_default_str();
   verb->add_option("--max-samples", arguments.max_samples, "Evaluate so many samples; 0: all")
+      ->needs(tokens)
       ->capture_default_str();
+  verb->add_option("--tokenizer", arguments.tokenizer,
+                   "\"byte\" or the SentencePiece model that the checkpoint was trained with")
+      ->needs(recall)
+      ->capture_default_str();
+  verb->add_option("--tasks", arguments.tasks, "Recall tasks: passkey, associative")
+      ->needs(recall)
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->capture_default_str();
+  verb->add_option("--depths", arguments.depths, "Where the pass key is told, in percent: 0,50,100")
+      ->needs(recall)
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->capture_default_str();
+  verb->add_option("--samples", arguments.num_samples,
+                   "Documents of each length with each depth or number of pairs")
+      ->needs(recall)
+      ->capture_default_str();
+  add_recall_sizes(*verb, *recall, arguments.lengths, arguments.pairs, arguments.seed);
   verb->add_option("--json", arguments.json, "Also write the result to this file");
   add_overrides(*verb, arguments.overrides,
                 "Override a field of the checkpoint's configuration, such as\n"
@@ -142,8 +194,11 @@ int main(int argc, char** argv) {
   }
   return longship::guarded_main([&] {
     if (app.got_subcommand("train")) return longship::run_train(train);
-    if (app.got_subcommand("prepare")) return longship::run_prepare(prepare);
-    if (app.got_subcommand("eval")) return longship::run_eval(eval);
+    if (app.got_subcommand("prepare"))
+      return prepare.synthetic.empty() ? longship::run_prepare(prepare)
+                                       : longship::run_prepare_recall(prepare);
+    if (app.got_subcommand("eval"))
+      return eval.recall ? longship::run_eval_recall(eval) : longship::run_eval(eval);
     if (app.got_subcommand("generate")) return longship::run_generate(generate);
     return longship::run_inspect(inspect);
   });

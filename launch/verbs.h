@@ -26,8 +26,17 @@ struct PrepareArguments {
   bool allow_invalid_utf8 = false;
   bool overwrite = false;
   int num_threads = 0;  // 0: all cores
+
+  // Documents of recall tasks instead of text (launch/recall_tasks.h): these, in turn.
+  std::vector<std::string> synthetic;
+  int64_t num_documents = 10000;
+  std::vector<int64_t> lengths = {256};  // tokens of a document, one of these
+  std::vector<int64_t> pairs = {8};      // of "associative", one of these
+  uint64_t seed = 1;                     // eval --recall begins at 0
 };
 int run_prepare(const PrepareArguments& arguments);
+// With `synthetic`.
+int run_prepare_recall(const PrepareArguments& arguments);
 
 // eval: loss and perplexity, by position, of a checkpoint on a token file.
 struct EvalArguments {
@@ -37,8 +46,20 @@ struct EvalArguments {
   int64_t context = 0;                 // longest piece of a document; 0: as trained
   int64_t max_samples = 0;             // 0: all
   std::string json;                    // also write the result here
+
+  // Recall tasks (launch/recall_tasks.h) instead of a token file.
+  bool recall = false;
+  std::string tokenizer = "byte";  // that the checkpoint was trained with
+  std::vector<std::string> tasks = {"passkey", "associative"};
+  std::vector<int64_t> lengths;  // of documents in tokens; none: the context trained at
+  std::vector<int64_t> depths = {0, 25, 50, 75, 100};  // of the pass key, in percent
+  std::vector<int64_t> pairs = {8};                    // of keys and values
+  int64_t num_samples = 16;                            // of each length with each depth or pairs
+  uint64_t seed = 0;
 };
 int run_eval(const EvalArguments& arguments);
+// With `recall`.
+int run_eval_recall(const EvalArguments& arguments);
 
 // generate: continues a prompt.
 struct GenerateArguments {
