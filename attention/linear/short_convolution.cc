@@ -16,25 +16,28 @@ constexpr int64_t kMaxWidth = 16, kStrip = 64;
 // Rows whose parts of the weights' gradients are summed first; the order of sums hangs on it.
 constexpr int64_t kRowsPerSum = 64;
 
-// Weights by distance [W, C] and the bias, in the accumulator dtype.
-struct Taps {
-  Tensor weight_DC;
-  Tensor bias_C;  // undefined: none
-  int64_t width() const { return weight_DC.dim(0); }
-  int64_t num_channels() const { return weight_DC.dim(1); }
-};
-
+// Weights by distance [W, C] and the bias, in the accumulator dtype A.
 template <class A>
-Taps by_distance(const Context& ctx, const Tensor& weight_CW, const Tensor& bias_C) {
-  const int64_t C = weight_CW.dim(0), W = weight_CW.dim(1);
-  const Tensor weight = weight_CW.to(DTypeOf<A>::value).contiguous();
-  const Taps taps{ctx.empty({W, C}, DTypeOf<A>::value),
-                  bias_C.defined() ? bias_C.to(DTypeOf<A>::value).contiguous() : Tensor()};
-  for (int64_t d = 0; d < W; ++d)
-    for (int64_t c = 0; c < C; ++c)
-      taps.weight_DC.data<A>()[d * C + c] = weight.data<A>()[c * W + W - 1 - d];
-  return taps;
-}
+struct Taps {
+  Taps(const Context& ctx, const Tensor& weight_CW, const Tensor& bias_C)
+      : width(weight_CW.dim(1)),
+        num_channels(weight_CW.dim(0)),
+        weight_DC(ctx.empty({width, num_channels}, DTypeOf<A>::value)),
+        weight(weight_DC.data<A>()) {
+    const Tensor converted = weight_CW.to(DTypeOf<A>::value).contiguous();
+    for (int64_t d = 0; d < width; ++d)
+      for (int64_t c = 0; c < num_channels; ++c)
+        weight_DC.data<A>()[d * num_channels + c] = converted.data<A>()[c * width + width - 1 - d];
+    if (!bias_C.defined()) return;
+    bias_in_sums_C = bias_C.to(DTypeOf<A>::value).contiguous();
+    bias = bias_in_sums_C.data<A>();
+  }
+
+  int64_t width, num_channels;
+  Tensor weight_DC, bias_in_sums_C;
+  const A* weight;
+  const A* bias = nullptr;  // null: none
+};
 
 // Calls strip(first channel, number of channels) over a row; the number is a constant but for the
 // last one. Where an element lies in its strip depends on its channel only, and so do its bits.
@@ -46,20 +49,40 @@ inline void for_each_strip(int64_t num_channels, F&& strip) {
   if (c < num_channels) strip(c, num_channels - c);
 }
 
+// sum[i] += a(j)[i] b(j)[i] for j = 0 to num - 1, in that order, and n elements; four j at a time,
+// as loading and storing the sum for each would cost more than the products.
+template <class A, class Count, class Left, class Right>
+inline void add_products(int64_t num, Count count, Left&& a, Right&& b, A* sum) {
+  const int64_t n = count;
+  int64_t j = 0;
+  for (; j + 4 <= num; j += 4) {
+    const A *a0 = a(j), *a1 = a(j + 1), *a2 = a(j + 2), *a3 = a(j + 3);
+    const auto *b0 = b(j), *b1 = b(j + 1), *b2 = b(j + 2), *b3 = b(j + 3);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i)
+      sum[i] = (((sum[i] + a0[i] * static_cast<A>(b0[i])) + a1[i] * static_cast<A>(b1[i])) +
+                a2[i] * static_cast<A>(b2[i])) +
+               a3[i] * static_cast<A>(b3[i]);
+  }
+  for (; j < num; ++j) {
+    const A* a0 = a(j);
+    const auto* b0 = b(j);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) sum[i] += a0[i] * static_cast<A>(b0[i]);
+  }
+}
+
 // sum = bias + sum over d of weight[d] rows[d], for n channels from c on.
 template <class A, class X, class Count>
-inline void weigh(const Taps& taps, const X* const* rows, int64_t c, Count count, A* sum) {
+inline void weigh(const Taps<A>& taps, const X* const* rows, int64_t c, Count count, A* sum) {
   const int64_t n = count;
-  if (taps.bias_C.defined())
-    std::copy_n(taps.bias_C.data<A>() + c, n, sum);
+  if (taps.bias)
+    std::copy_n(taps.bias + c, n, sum);
   else
     std::fill_n(sum, n, A{0});
-  const A* weight = taps.weight_DC.data<A>() + c;
-  for (int64_t d = 0; d < taps.width(); ++d, weight += taps.num_channels()) {
-    const X* x = rows[d] + c;
-#pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) sum[i] += weight[i] * static_cast<A>(x[i]);
-  }
+  add_products(
+      taps.width, count, [&](int64_t d) { return taps.weight + d * taps.num_channels + c; },
+      [&](int64_t d) { return rows[d] + c; }, sum);
 }
 
 struct RowRange {
@@ -68,18 +91,19 @@ struct RowRange {
 
 // y = f(weighed rows) for local rows in `range`: the convolution, and its transpose.
 template <class X, class Y>
-void convolve(const Context& ctx, const TapRows<X>& rows, const Taps& taps, bool silu,
-              RowRange range, const Tensor& y_TC) {
+void convolve(const Context& ctx, const TapRows<X>& rows, const Taps<Accumulator<Y>>& taps,
+              bool silu, RowRange range, const Tensor& y_TC) {
   using A = Accumulator<Y>;
   constexpr int64_t kRows = 8;
-  const int64_t C = taps.num_channels(), W = taps.width();
+  const int64_t C = taps.num_channels, W = taps.width;
+  Y* const y_data = y_TC.data<Y>();
   const int64_t grain = std::max<int64_t>(kRows, (1 << 13) / std::max<int64_t>(1, C));
   parallel_for(ctx, range.end - range.begin, grain, [&](int64_t first, int64_t last) {
     std::array<const X*, kRows * kMaxWidth> found;
     for (int64_t t = range.begin + first; t < range.begin + last; ++t) {
       const int64_t ahead = (t - range.begin - first) % kRows;
       if (ahead == 0) rows.find(t, std::min(t + kRows, range.begin + last), found.data());
-      Y* y = y_TC.data<Y>() + t * C;
+      Y* y = y_data + t * C;
       for_each_strip(C, [&](int64_t c, auto count) {
         const int64_t n = count;
         alignas(64) A sum[kStrip];
@@ -129,37 +153,21 @@ struct SumGradients {
   Tensor dtaps_DC;  // the taps', then the bias's: [W + 1, C]
 
   // One pass over the rows: weighs them again, dsum = dy f'(sum), and its products with the rows.
-  SumGradients(const Context& ctx, const TapRows<T>& rows, const Taps& taps, bool silu,
+  SumGradients(const Context& ctx, const TapRows<T>& rows, const Taps<A>& taps, bool silu,
                const Tensor& dy_TC)
       : dsum_TC(ctx.empty(dy_TC.shape(), DTypeOf<A>::value)),
-        dtaps_DC(ctx.zeros({taps.width() + 1, taps.num_channels()}, DTypeOf<A>::value)) {
-    const int64_t num_tokens = dy_TC.dim(0), C = taps.num_channels(), W = taps.width();
+        dtaps_DC(ctx.zeros({taps.width + 1, taps.num_channels}, DTypeOf<A>::value)) {
+    const int64_t num_tokens = dy_TC.dim(0), size = dtaps_DC.numel();
     const int64_t num_blocks = (num_tokens + kRowsPerSum - 1) / kRowsPerSum;
-    const Tensor parts_BDC = ctx.empty({num_blocks, W + 1, C}, DTypeOf<A>::value);
+    const Tensor parts_BDC =
+        ctx.empty({num_blocks, taps.width + 1, taps.num_channels}, DTypeOf<A>::value);
     parallel_for(ctx, num_blocks, 1, [&](int64_t first, int64_t last) {
-      std::array<const T*, kRowsPerSum * kMaxWidth> found;
       for (int64_t block = first; block < last; ++block) {
-        const int64_t begin = block * kRowsPerSum, end = std::min(begin + kRowsPerSum, num_tokens);
-        rows.find(begin, end, found.data());
-        for_each_strip(C, [&](int64_t c, auto count) {
-          const int64_t n = count;
-          alignas(64) A dtaps[(kMaxWidth + 1) * kStrip];
-          std::fill_n(dtaps, (W + 1) * kStrip, A{0});
-          for (int64_t t = begin; t < end; ++t) {
-            const T* const* at = found.data() + (t - begin) * W;
-            const A* dsum = gradient_of_sum(taps, at, silu, dy_TC.data<T>() + t * C, c, count,
-                                            dsum_TC.data<A>() + t * C + c);
-            for (int64_t d = 0; d < W; ++d)
-              add_products(at[d] + c, dsum, count, dtaps + d * kStrip);
-#pragma GCC ivdep
-            for (int64_t i = 0; i < n; ++i) dtaps[W * kStrip + i] += dsum[i];
-          }
-          for (int64_t d = 0; d <= W; ++d)
-            std::copy_n(dtaps + d * kStrip, n, parts_BDC.data<A>() + (block * (W + 1) + d) * C + c);
-        });
+        const int64_t begin = block * kRowsPerSum;
+        pass(rows, taps, silu, {begin, std::min(begin + kRowsPerSum, num_tokens)}, dy_TC.data<T>(),
+             parts_BDC.data<A>() + block * size);
       }
     });
-    const int64_t size = (W + 1) * C;
     parallel_for(ctx, size, 1 << 10, [&](int64_t first, int64_t last) {
       A* sum = dtaps_DC.data<A>();
       for (int64_t block = 0; block < num_blocks; ++block) {
@@ -170,41 +178,63 @@ struct SumGradients {
   }
 
  private:
-  // Writes dy f'(sum) for n channels from c on to `dsum`, and returns it.
-  template <class Count>
-  static const A* gradient_of_sum(const Taps& taps, const T* const* rows, bool silu, const T* dy,
-                                  int64_t c, Count count, A* dsum) {
-    const int64_t n = count;
-    dy += c;
-    if (silu) {
-      alignas(64) A sum[kStrip];
-      weigh(taps, rows, c, count, sum);
+  // The rows of one block; `part_DC` gets their dtaps.
+  void pass(const TapRows<T>& rows, const Taps<A>& taps, bool silu, RowRange range, const T* dy,
+            A* part_DC) const {
+    constexpr int64_t kRowsAtOnce = 4;
+    const int64_t C = taps.num_channels, W = taps.width;
+    A* const dsum_data = dsum_TC.data<A>();
+    std::array<const T*, kRowsPerSum * kMaxWidth> found;
+    rows.find(range.begin, range.end, found.data());
+    for_each_strip(C, [&](int64_t c, auto count) {
+      const int64_t n = count;
+      alignas(64) A dtaps[(kMaxWidth + 1) * kStrip];
+      std::fill_n(dtaps, (W + 1) * kStrip, A{0});
+      for (int64_t t = range.begin; t < range.end; t += kRowsAtOnce) {
+        const int64_t num_rows = std::min(kRowsAtOnce, range.end - t);
+        const T* const* at = found.data() + (t - range.begin) * W;
+        A* const dsum = dsum_data + t * C + c;
+        for (int64_t r = 0; r < num_rows; ++r)
+          gradient_of_sum(taps, at + r * W, silu, dy + (t + r) * C + c, c, count, dsum + r * C);
+        for (int64_t d = 0; d < W; ++d)
+          add_products(
+              num_rows, count, [&](int64_t r) { return dsum + r * C; },
+              [&](int64_t r) { return at[r * W + d] + c; }, dtaps + d * kStrip);
+        for (int64_t r = 0; r < num_rows; ++r) {
 #pragma GCC ivdep
-      for (int64_t i = 0; i < n; ++i) {
-        const A s = vector_sigmoid(sum[i]);
-        dsum[i] = static_cast<A>(dy[i]) * s * (1 + sum[i] * (1 - s));
+          for (int64_t i = 0; i < n; ++i) dtaps[W * kStrip + i] += dsum[r * C + i];
+        }
       }
-    } else {
-#pragma GCC ivdep
-      for (int64_t i = 0; i < n; ++i) dsum[i] = static_cast<A>(dy[i]);
-    }
-    return dsum;
+      for (int64_t d = 0; d <= W; ++d) std::copy_n(dtaps + d * kStrip, n, part_DC + d * C + c);
+    });
   }
 
+  // dsum = dy f'(sum) for n channels from c on.
   template <class Count>
-  static void add_products(const T* x, const A* dsum, Count count, A* into) {
+  static void gradient_of_sum(const Taps<A>& taps, const T* const* rows, bool silu, const T* dy,
+                              int64_t c, Count count, A* dsum) {
     const int64_t n = count;
+    if (!silu) {
 #pragma GCC ivdep
-    for (int64_t i = 0; i < n; ++i) into[i] += dsum[i] * static_cast<A>(x[i]);
+      for (int64_t i = 0; i < n; ++i) dsum[i] = static_cast<A>(dy[i]);
+      return;
+    }
+    alignas(64) A sum[kStrip];
+    weigh(taps, rows, c, count, sum);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) {
+      const A s = vector_sigmoid(sum[i]);
+      dsum[i] = static_cast<A>(dy[i]) * s * (1 + sum[i] * (1 - s));
+    }
   }
 };
 
 // A halo on its way: rows that need none are convolved meanwhile.
 template <class X, class Y>
 void convolve_around(const Context& ctx, Work arrival, const SequencePlan& plan,
-                     const RowHalo& halo, const TapRows<X>& rows, const Taps& taps, bool silu,
-                     const Tensor& y_TC) {
-  const SplitRows split(plan.local_segments(), halo, taps.width(), y_TC.dim(0));
+                     const RowHalo& halo, const TapRows<X>& rows, const Taps<Accumulator<Y>>& taps,
+                     bool silu, const Tensor& y_TC) {
+  const SplitRows split(plan.local_segments(), halo, taps.width, y_TC.dim(0));
   for (const RowRange& range : split.inner) convolve<X, Y>(ctx, rows, taps, silu, range, y_TC);
   arrival.wait();
   for (const RowRange& range : split.edge) convolve<X, Y>(ctx, rows, taps, silu, range, y_TC);
@@ -243,7 +273,7 @@ void ShortConvolutionNode::backward_of(Context& ctx) {
   using A = Accumulator<T>;
   const SequencePlan& plan = saved.plan;
   const int64_t C = saved.weight_CW.dim(0), W = saved.weight_CW.dim(1);
-  Taps taps = by_distance<A>(ctx, saved.weight_CW, saved.bias_C);
+  Taps<A> taps(ctx, saved.weight_CW, saved.bias_C);
   const RowHalo before(plan, W - 1, HaloSide::kBefore);
   const Tensor zero_C = ctx.zeros({C}, DTypeOf<T>::value);
   const SumGradients<T> gradients(
@@ -259,7 +289,7 @@ void ShortConvolutionNode::backward_of(Context& ctx) {
     const Tensor zeros = ctx.zeros({C}, DTypeOf<A>::value);
     const TapRows<A> rows(plan.local_segments(), behind, W, gradients.dsum_TC, halo_RC, zeros);
     const Tensor dx_TC = ctx.empty(saved.x_TC.shape(), saved.x_TC.dtype());
-    taps.bias_C = Tensor();
+    taps.bias = nullptr;  // it has no part in the transpose
     convolve_around<A, T>(ctx, std::move(arrival), plan, behind, rows, taps, false, dx_TC);
     input(0)->add(ctx, dx_TC);
   }
@@ -304,7 +334,7 @@ Variable short_convolution(Context& ctx, const Group& sp, const ShortConvolution
   const Tensor zero_C = ctx.zeros({C}, x_TC.dtype());
   dispatch_floating(x_TC.dtype(), [&](auto tag) {
     using T = decltype(tag);
-    const Taps taps = by_distance<Accumulator<T>>(ctx, weight_CW, bias_C);
+    const Taps<Accumulator<T>> taps(ctx, weight_CW, bias_C);
     const TapRows<T> rows(plan.local_segments(), halo, W, x_TC, halo_RC, zero_C);
     convolve_around<T, T>(ctx, std::move(arrival), plan, halo, rows, taps, input.silu, y_TC);
   });
