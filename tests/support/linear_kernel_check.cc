@@ -290,16 +290,16 @@ void LinearKernelCheck::expect_only_cut_segments_have_states(const LinearSetting
 void LinearKernelCheck::expect_little_memory_for_short_documents() const {
   constexpr int64_t kDocuments = 4096;
   Context ctx;
-  const LinearSettings settings{.G = 1, .H = 2, .K = 64, .V = 64};
+  const LinearSettings settings{.G = 1, .H = 2, .K = 32, .V = 32};
   LinearCase c = make_case(ctx, std::vector<int64_t>(kDocuments, 1), settings, DType::kF32);
   for (Segment& segment : c.segments) segment.position = 0;
   c.cut = {};
-  c.states_NHKV = c.dstates_NHKV = ctx.zeros({0, 2, 64, 64}, DType::kF32);
+  c.states_NHKV = c.dstates_NHKV = ctx.zeros({0, 2, 32, 32}, DType::kF32);
   ctx.memory->reset_peak();
   const int64_t before = ctx.memory->live_bytes();
   run(ctx, c);
-  // A state of each document and head would be 128 MiB.
-  EXPECT_LE(ctx.memory->peak_bytes() - before, 24 * c.input.v_THV.num_bytes());
+  // A state of each document and head would be 32 MiB.
+  EXPECT_LE(ctx.memory->peak_bytes() - before, 16 * c.input.v_THV.num_bytes());
 }
 
 void LinearKernelCheck::expect_same_bits_on_any_number_of_threads(
