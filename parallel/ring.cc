@@ -67,8 +67,9 @@ class RingWalk {
     return next;
   }
 
+  // Every rank takes part, also one whose neighbours have no rows to send or to get.
   Work exchange(std::string_view label, std::vector<P2P> batch) const {
-    return batch.empty() ? Work() : sp_.exchange(label, std::move(batch));
+    return sp_.exchange(label, std::move(batch));
   }
 
  private:
@@ -97,7 +98,8 @@ SoftmaxBlockOutput RingPasses::forward(Context& ctx, const ResidentAttention& ca
   for (int step = 0; step <= walk.num_steps(); ++step) {
     std::vector<P2P> batch;
     const KeyValue next = walk.pass_on(ctx, step, {block.k_SKD, block.v_SKV}, batch);
-    Work work = walk.exchange(forward_label(), std::move(batch));
+    Work work;
+    if (step < walk.num_steps()) work = walk.exchange(forward_label(), std::move(batch));
     const BlockMask mask = walk.mask(step);
     if (step == 0) {
       merged = kernel().forward(ctx, block, mask);
@@ -138,7 +140,8 @@ ResidentGradients RingPasses::backward(Context& ctx, const ResidentAttention& ca
       add_send(batch, walk.peer(+1), leaving);
       add_receive(batch, walk.peer(-1), sum);
     }
-    Work work = walk.exchange(backward_label(), std::move(batch));
+    Work work;
+    if (walk.num_steps() > 0) work = walk.exchange(backward_label(), std::move(batch));
 
     const BlockMask mask = walk.mask(step);
     // At the first step nothing arrives: the own part is the sum.
