@@ -309,6 +309,39 @@ TEST(LinearUlysses, RefusesTensorsThatDoNotFitBeforeItSends) {
   EXPECT_EQ(world().stats().total_sent_bytes(), 0);
 }
 
+TEST(LinearSchedule, SavesStatesForDocumentsThatAreCutAndNoOthers) {
+  const int64_t P = world().size();
+  std::vector<int64_t> whole_documents = {0};
+  for (int64_t d = 0; d < 64 * P; ++d) whole_documents.push_back(d + 1);
+  for (const auto& [cu_seqlens, num_states] :
+       {std::pair{whole_documents, int64_t{0}},
+        std::pair{std::vector<int64_t>{0, 64 * P}, P > 1 ? int64_t{1} : int64_t{0}}})
+    for (const Strategy& strategy : strategies()) {
+      TapeContext recorded;
+      Context& ctx = recorded.ctx;
+      const Problem problem{cu_seqlens, Layout::kContiguous, Gate::kScalar, true};
+      const LinearInput whole = whole_input(ctx, problem);
+      const SequencePlan plan = plan_of(problem);
+      auto leaf = [&](const Tensor& x) { return Variable::leaf(plan.shard(ctx, x)); };
+      const DeltaKernel kernel;
+      strategy.schedule->attend(ctx, kernel,
+                                {.q_TGK = leaf(whole.q_TGK),
+                                 .k_TGK = leaf(whole.k_TGK),
+                                 .v_THV = leaf(whole.v_THV),
+                                 .gate = leaf(whole.gate),
+                                 .beta_TH = leaf(whole.beta_TH),
+                                 .scale = 1},
+                                plan);
+      int64_t saved = 0;
+      recorded.tape.visit_saved([&](std::string_view, std::string_view name, Tensor& tensor) {
+        if (name == "states_NHKV") saved += tensor.numel();
+      });
+      const bool carries = strategy.name != std::string("ulysses");
+      EXPECT_EQ(saved, carries ? num_states * problem.num_heads * kKeys * kValues : 0)
+          << strategy.name;
+    }
+}
+
 TEST(LinearSchedule, TokenChangesOnlyLaterPositionsOfItsDocument) {
   const Problem problem{{0, 40, 160, 200}, Layout::kZigzag, Gate::kVector, true};
   constexpr int64_t kChanged = 75;  // in the second document
