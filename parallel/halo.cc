@@ -38,7 +38,8 @@ SoftmaxBlockOutput HaloPasses::forward(Context& ctx, const ResidentAttention& ca
   const TensorRows own = {local.k_SKD, local.v_SKV};
   const TensorRows fetched = empty_like(ctx, own, halo.traffic().keys().num_rows);
   Work work = halo.traffic().gather(forward_label(), own, fetched);
-  const SoftmaxBlockOutput merged = kernel().forward(ctx, local, halo.local_mask());
+  const SoftmaxBlockOutput merged =
+      kernel().forward(ctx, local, halo.local_block({0, call.shape.num_tokens}).mask);
   work.wait();
   for (const Halo::Block& block : halo.blocks()) {
     const SoftmaxBlockOutput part =
@@ -62,10 +63,10 @@ ResidentGradients HaloPasses::backward(Context& ctx, const ResidentAttention& ca
   const Tensor delta_TH = softmax_delta(ctx, output.o_THV, do_THV);
   const Tensor dq_THD = ctx.zeros(local.q_THD.shape(), sums);
   const TensorRows home = zeros_like(ctx, own, sums);
-  auto add_gradients = [&](const SoftmaxBlockInput& block, const BlockMask& mask, RowRange queries,
+  auto add_gradients = [&](const TensorRows& keys, const Halo::Block& block,
                            const TensorRows& key_gradients) {
-    const TensorRows rows = slice({do_THV, output.lse_TH, delta_TH, dq_THD}, queries);
-    kernel().backward(ctx, block, mask,
+    const TensorRows rows = slice({do_THV, output.lse_TH, delta_TH, dq_THD}, block.queries);
+    kernel().backward(ctx, with_keys(local, keys, block.queries), block.mask,
                       {.do_THV = rows[0],
                        .lse_TH = rows[1],
                        .delta_TH = rows[2],
@@ -73,29 +74,34 @@ ResidentGradients HaloPasses::backward(Context& ctx, const ResidentAttention& ca
                        .dk_SKD = key_gradients[0],
                        .dv_SKV = key_gradients[1]});
   };
-  add_gradients(local, halo.local_mask(), {0, call.shape.num_tokens}, home);
+  const int64_t half = call.shape.num_tokens / 2;
+  add_gradients(own, halo.local_block({0, half}), home);
   work.wait();
   TensorRows fetched_gradients = zeros_like(ctx, fetched, sums);
-  for (const Halo::Block& block : halo.blocks())
-    add_gradients(with_keys(local, fetched, block.queries), block.mask, block.queries,
-                  fetched_gradients);
-  halo.traffic().finish_return(
-      ctx, halo.traffic().start_return(ctx, backward_label(), std::move(fetched_gradients)), home);
+  for (const Halo::Block& block : halo.blocks()) add_gradients(fetched, block, fetched_gradients);
+  KeyTraffic::Return back =
+      halo.traffic().start_return(ctx, backward_label(), std::move(fetched_gradients));
+  add_gradients(own, halo.local_block({half, call.shape.num_tokens - half}), home);
+  halo.traffic().finish_return(ctx, std::move(back), home);
   return {dq_THD, home[0], home[1]};
 }
 
 }  // namespace
 
 Halo::Halo(const Group& sp, const SequencePlan& plan, const MaskRule& rule)
-    : traffic_(sp, plan, Visibility(plan, rule), KeyTraffic::OwnKeys::kLeftInPlace),
-      local_mask_(document_mask(plan.local_segments(), plan.local_segments(), rule)) {
+    : plan_(plan),
+      rule_(rule),
+      traffic_(sp, plan, Visibility(plan, rule), KeyTraffic::OwnKeys::kLeftInPlace) {
   std::vector<RowRange> reaching;
   for (const MaskPiece& piece :
        document_mask(plan.local_segments(), traffic_.keys().segments, rule).pieces)
     reaching.push_back(visible_rows(piece).queries);
   for (RowRange queries : joined(std::move(reaching)))
-    blocks_.push_back({queries, document_mask(segments_in(plan.local_segments(), queries),
-                                              traffic_.keys().segments, rule)});
+    blocks_.push_back(block(queries, traffic_.keys().segments));
+}
+
+Halo::Block Halo::block(RowRange queries, std::span<const Segment> keys) const {
+  return {queries, document_mask(segments_in(plan_.local_segments(), queries), keys, rule_)};
 }
 
 std::unique_ptr<SoftmaxSchedule> make_halo(Group sp, const SoftmaxBlock& kernel) {

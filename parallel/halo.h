@@ -5,14 +5,16 @@
 // A query at position i of its document sees the keys at positions j with i - window < j <= i. So
 // each run of tokens needs the window - 1 rows of its document before it; where shards are shorter
 // than that, they come from several ranks, and each slot of the zigzag layout has a halo of its
-// own. Attention in both directions has one on both sides, and sink tokens and the anchor are one
-// row or a few more. A rank computes its queries over its own keys while the halo travels, and then
-// the queries that reach the halo, no others, over the halo; the second partial output is merged
-// into the first in the accumulator dtype, and o is rounded once. Each pass fetches in one batch of
-// point-to-point messages; the backward fetches again, rather than keep the halo of every layer,
-// and returns the gradients of the halo in one more batch, in the accumulator dtype. Their owner
-// adds them to its own part in ascending rank order. No collective over all ranks, and no rank
-// waits for others than those that its windows reach or that reach into it.
+// own. Attention in both directions has a halo on both sides; sink tokens and the anchor add a row
+// or a few.
+//
+// A rank computes its queries over its own keys while the halo travels, and then those that reach
+// the halo, no others, over the halo; the second partial output is merged into the first in the
+// accumulator dtype, and o is rounded once. The backward fetches again, rather than keep the halo
+// of every layer, while it computes half of its queries over the own keys, and the other half while
+// the gradients of the halo go home, in the accumulator dtype; their owner adds them to its own
+// part in ascending rank order. Rows go in one batch of point-to-point messages each way, and a
+// rank waits for none but those that its windows reach or that reach into it.
 //
 // With n(r, p) the rows of rank p whose keys the queries of rank r see, e bytes an element and g of
 // the accumulator (4; 8), rank r sends
@@ -26,7 +28,7 @@
 // N K (D + V) g, what arrives (as much as was sent), and delta, dq, dk and dv.
 #pragma once
 
-#include <cstdint>
+#include <span>
 #include <vector>
 
 #include "parallel/gathered_keys.h"
@@ -37,23 +39,27 @@ namespace longship {
 // What one rank computes, and the keys that it fetches for it.
 class Halo {
  public:
-  // Local queries over fetched keys.
+  // Local queries over local or fetched keys.
   struct Block {
     RowRange queries;  // local rows; the mask counts from the first of them
     BlockMask mask;
   };
 
-  // `sp` must outlive the halo; a rule with a window.
+  // `sp` and `plan` must outlive the halo; a rule with a window.
   Halo(const Group& sp, const SequencePlan& plan, const MaskRule& rule);
 
   const KeyTraffic& traffic() const { return traffic_; }
-  const BlockMask& local_mask() const { return local_mask_; }
+  // Some local queries over all local keys.
+  Block local_block(RowRange queries) const { return block(queries, plan_.local_segments()); }
   // In ascending order of rows; each query that reaches the halo is in one of them.
   const std::vector<Block>& blocks() const { return blocks_; }
 
  private:
+  Block block(RowRange queries, std::span<const Segment> keys) const;
+
+  const SequencePlan& plan_;
+  MaskRule rule_;
   KeyTraffic traffic_;
-  BlockMask local_mask_;
   std::vector<Block> blocks_;
 };
 

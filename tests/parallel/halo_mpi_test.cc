@@ -270,11 +270,15 @@ TEST(Halo, ComputesOnlyQueriesThatReachTheHaloASecondTime) {
         random_batch(ctx, {0, s * P}, {2, 1}, DType::kF32, window_of(window));
     const RowCountingSoftmax kernel;
     testing::run(ctx, batch, *make_halo(world(), kernel), plan_of(batch, layout, world()), world());
-    std::vector<int64_t> expected = {s};
-    if (r > 0) expected.push_back(window - 1);
-    if (layout == Layout::kZigzag && r + 1 < P) expected.push_back(window - 1);
-    EXPECT_EQ(kernel.forward_rows, expected);
-    EXPECT_EQ(kernel.backward_rows, expected);
+    std::vector<int64_t> reaching;
+    if (r > 0) reaching.push_back(window - 1);
+    if (layout == Layout::kZigzag && r + 1 < P) reaching.push_back(window - 1);
+    std::vector<int64_t> forward = {s}, backward = {s / 2};
+    for (std::vector<int64_t>* rows : {&forward, &backward})
+      rows->insert(rows->end(), reaching.begin(), reaching.end());
+    backward.push_back(s - s / 2);
+    EXPECT_EQ(kernel.forward_rows, forward);
+    EXPECT_EQ(kernel.backward_rows, backward);
   }
 }
 
