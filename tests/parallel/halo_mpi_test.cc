@@ -4,10 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <set>
 
-#include "runtime/random.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
@@ -20,10 +18,13 @@ namespace {
 using testing::AttentionBatch;
 using testing::AttentionHeads;
 using testing::AttentionResults;
-using testing::cu_seqlens_of;
+using testing::bytes_with_rounding;
 using testing::expect_equal_to_definition;
-using testing::gather;
+using testing::expect_reach_of_tokens;
 using testing::NaiveSoftmax;
+using testing::packed_batches;
+using testing::PeakBytes;
+using testing::peaks_of;
 using testing::plan_of;
 using testing::random_batch;
 using testing::same_bits;
@@ -38,18 +39,6 @@ AttentionOptions window_of(int64_t window) {
   return {.scale = 0.4, .window = window};
 }
 
-std::vector<std::vector<int64_t>> batches() {
-  std::vector<int64_t> random;
-  for (uint64_t d = 0; d < 9; ++d)
-    random.push_back(static_cast<int64_t>(d % 3 == 0 ? 1 : uniform_index(2, 7, d, 17)));
-  return {
-      cu_seqlens_of({61}),                 // one document: shards of 7 or 8 tokens on 8 ranks
-      cu_seqlens_of(random),               // random documents, some of one token
-      cu_seqlens_of({3, 0, 50, 1, 7, 0}),  // one over at least four of four or more ranks
-      cu_seqlens_of({2, 1}),               // fewer tokens than ranks
-  };
-}
-
 // Calls f(layout, window, cu_seqlens) for every case, with a trace for failures. A shard of one of
 // 8 ranks has 7 or 8 tokens, so that windows end before, at and after its end and reach over
 // several shards, and over the whole document.
@@ -57,7 +46,7 @@ template <class F>
 void for_each_case(F&& f) {
   for (Layout layout : kLayouts)
     for (int64_t window : {1, 2, 7, 8, 9, 20, 64})
-      for (const auto& cu_seqlens : batches()) {
+      for (const auto& cu_seqlens : packed_batches()) {
         SCOPED_TRACE(fmt::format("{}, window {}, cu_seqlens {}", layout_name(layout), window,
                                  fmt::join(cu_seqlens, ",")));
         f(layout, window, cu_seqlens);
@@ -115,7 +104,7 @@ TEST(Halo, EqualsTheWholeBatchForEveryMask) {
   Context ctx;
   for (Layout layout : kLayouts)
     for (const AttentionOptions& options : masks(ctx, 6))
-      for (const auto& cu_seqlens : batches()) {
+      for (const auto& cu_seqlens : packed_batches()) {
         SCOPED_TRACE(fmt::format("{}, window {}, {} sink tokens, anchor {}, causal {}, {}",
                                  layout_name(layout), options.window, options.num_sink_tokens,
                                  options.anchor, options.causal, fmt::join(cu_seqlens, ",")));
@@ -135,36 +124,10 @@ TEST(Halo, TwoRunsGiveTheSameBits) {
 
 TEST(Halo, ATokenReachesOnlyTheWindowAfterItInItsOwnDocument) {
   Context ctx;
-  const std::vector<int64_t> cu_seqlens = cu_seqlens_of({4, 1, 29, 0, 12, 1});
   for (Layout layout : kLayouts)
     for (int64_t window : {1, 3, 11}) {
-      AttentionBatch batch = random_batch(ctx, cu_seqlens, {4, 2}, DType::kF32, window_of(window));
-      const SequencePlan plan = plan_of(batch, layout, world());
-      const auto schedule = make_halo(world(), kKernel);
-      auto attend = [&] {
-        const Variable o =
-            schedule->attend(ctx, plan.shard(ctx, batch.q_THD), plan.shard(ctx, batch.k_TKD),
-                             plan.shard(ctx, batch.v_TKV), plan, batch.options);
-        return gather(ctx, world(), plan, o.value());
-      };
-      const Tensor before = attend();
-      for (int64_t changed : {0, 3, 4, 5, 17, 33, 34, 40, 46}) {
-        SCOPED_TRACE(fmt::format("{}, token {}, window {}", layout_name(layout), changed, window));
-        const AttentionBatch kept = batch;
-        for (Tensor* tensor : {&batch.q_THD, &batch.k_TKD, &batch.v_TKV}) {
-          *tensor = tensor->clone();
-          const Tensor row = tensor->slice(0, changed, 1);
-          for (int64_t i = 0; i < row.numel(); ++i) row.data<float>()[i] += 1;
-        }
-        const Tensor after = attend();
-        batch = kept;
-        const int64_t end = std::min(
-            changed + window, *std::upper_bound(cu_seqlens.begin(), cu_seqlens.end(), changed));
-        for (int64_t t = 0; t < plan.num_tokens(); ++t)
-          EXPECT_EQ(!same_bits(before.slice(0, t, 1), after.slice(0, t, 1)),
-                    t >= changed && t < end)
-              << "output " << t;
-      }
+      SCOPED_TRACE(fmt::format("{}, window {}", layout_name(layout), window));
+      expect_reach_of_tokens(ctx, *make_halo(world(), kKernel), layout, world(), window_of(window));
     }
 }
 
@@ -284,30 +247,12 @@ TEST(Halo, ComputesOnlyQueriesThatReachTheHaloASecondTime) {
 
 TEST(Halo, PeakMemoryIsThatOfTheWindow) {
   const int64_t s = 64, window = 9, H = 4, K = 2, D = 6, V = 10, N = window - 1, M = window - 1;
-  Context ctx;
-  const AttentionBatch batch =
-      random_batch(ctx, {0, s * world().size()}, {H, K}, DType::kF32, window_of(window));
-  const SequencePlan plan = plan_of(batch, Layout::kContiguous, world());
-  const auto schedule = make_halo(world(), kKernel);
-  const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
-  const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
-  const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
-  const Tensor do_THV = plan.shard(ctx, batch.do_THV);
-  Tape tape;
-  ctx.tape = &tape;
-  auto peak_of = [&](auto&& work) {
-    const int64_t live = ctx.memory->live_bytes();
-    ctx.memory->reset_peak();
-    work();
-    return ctx.memory->peak_bytes() - live;
-  };
-  // Elements of 4 bytes, with what allocations are rounded up by.
-  auto bytes = [](int64_t elements) { return elements * 4 + 2048; };
-  Variable o;
-  EXPECT_LE(peak_of([&] { o = schedule->attend(ctx, q, k, v, plan, batch.options); }),
-            bytes(N * K * (D + V) + (s + M) * H * (V + 1)));
-  EXPECT_LE(peak_of([&] { tape.backward(ctx, o, do_THV); }),
-            bytes(3 * N * K * (D + V) + s * (H * (D + 1) + K * (D + V))));
+  const auto plan = SequencePlan::make({0, s * world().size()}, Layout::kContiguous, world().size(),
+                                       world().rank());
+  const PeakBytes peaks = peaks_of(*make_halo(world(), kKernel), plan, {H, K}, window_of(window));
+  EXPECT_LE(peaks.forward, bytes_with_rounding(N * K * (D + V) + (s + M) * H * (V + 1)));
+  EXPECT_LE(peaks.backward,
+            bytes_with_rounding(3 * N * K * (D + V) + s * (H * (D + 1) + K * (D + V))));
 }
 
 TEST(Halo, RefusesALayerWithoutAWindow) {

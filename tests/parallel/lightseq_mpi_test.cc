@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include "parallel/softmax_schedule.h"
-#include "runtime/random.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
@@ -20,10 +19,12 @@ namespace {
 using testing::AttentionBatch;
 using testing::AttentionHeads;
 using testing::AttentionResults;
-using testing::cu_seqlens_of;
+using testing::bytes_with_rounding;
 using testing::expect_equal_to_definition;
-using testing::gather;
 using testing::NaiveSoftmax;
+using testing::packed_batches;
+using testing::PeakBytes;
+using testing::peaks_of;
 using testing::random_batch;
 using testing::same_bits;
 using testing::world;
@@ -31,18 +32,6 @@ using testing::world;
 const NaiveSoftmax kKernel;
 
 constexpr AttentionHeads kHeads[] = {{8, 1}, {8, 2}, {6, 3}, {5, 5}};
-
-std::vector<std::vector<int64_t>> batches() {
-  std::vector<int64_t> random;
-  for (uint64_t d = 0; d < 9; ++d)
-    random.push_back(static_cast<int64_t>(d % 3 == 0 ? 1 : uniform_index(2, 7, d, 17)));
-  return {
-      cu_seqlens_of({61}),                 // one document
-      cu_seqlens_of(random),               // random documents, some of one token
-      cu_seqlens_of({3, 0, 50, 1, 7, 0}),  // one over at least four of four or more ranks
-      cu_seqlens_of({2, 1}),               // fewer tokens than ranks
-  };
-}
 
 SequencePlan plan_of(const AttentionBatch& batch) {
   return testing::plan_of(batch, Layout::kContiguous, world());
@@ -57,7 +46,7 @@ AttentionResults run(Context& ctx, const AttentionBatch& batch,
 template <class F>
 void for_each_case(F&& f) {
   for (int64_t window : {0, 1, 5, 24})
-    for (const auto& cu_seqlens : batches()) {
+    for (const auto& cu_seqlens : packed_batches()) {
       SCOPED_TRACE(fmt::format("window {}, cu_seqlens {}", window, fmt::join(cu_seqlens, ",")));
       f(window, cu_seqlens);
     }
@@ -99,7 +88,7 @@ TEST(Lightseq, EqualsTheWholeBatchWithSinksAndAnchor) {
         .num_sink_tokens = 1,
         .anchor = true,
         .sink_logit_H = sink_logit_H}})
-    for (const auto& cu_seqlens : batches()) {
+    for (const auto& cu_seqlens : packed_batches()) {
       SCOPED_TRACE(fmt::format("window {}, {} sink tokens, anchor {}, cu_seqlens {}",
                                options.window, options.num_sink_tokens, options.anchor,
                                fmt::join(cu_seqlens, ",")));
@@ -119,31 +108,9 @@ TEST(Lightseq, TwoRunsGiveTheSameBits) {
 
 TEST(Lightseq, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
   Context ctx;
-  const std::vector<int64_t> cu_seqlens = cu_seqlens_of({4, 1, 29, 0, 12, 1});
-  AttentionBatch batch = random_batch(ctx, cu_seqlens, {4, 2}, DType::kF32);
-  const SequencePlan plan = plan_of(batch);
-  const auto schedule = make_lightseq(world(), kKernel);
-  auto attend = [&] {
-    const Variable o =
-        schedule->attend(ctx, plan.shard(ctx, batch.q_THD), plan.shard(ctx, batch.k_TKD),
-                         plan.shard(ctx, batch.v_TKV), plan, batch.options);
-    return gather(ctx, world(), plan, o.value());
-  };
-  const Tensor before = attend();
-  for (int64_t changed : {0, 3, 4, 5, 17, 33, 34, 40, 46}) {
-    const AttentionBatch kept = batch;
-    for (Tensor* tensor : {&batch.q_THD, &batch.k_TKD, &batch.v_TKV}) {
-      *tensor = tensor->clone();
-      const Tensor row = tensor->slice(0, changed, 1);
-      for (int64_t i = 0; i < row.numel(); ++i) row.data<float>()[i] += 1;
-    }
-    const Tensor after = attend();
-    batch = kept;
-    const auto end = *std::upper_bound(cu_seqlens.begin(), cu_seqlens.end(), changed);
-    for (int64_t t = 0; t < plan.num_tokens(); ++t)
-      EXPECT_EQ(!same_bits(before.slice(0, t, 1), after.slice(0, t, 1)), t >= changed && t < end)
-          << "token " << changed << ", output " << t;
-  }
+  for (int64_t window : {0, 11})
+    testing::expect_reach_of_tokens(ctx, *make_lightseq(world(), kKernel), Layout::kContiguous,
+                                    world(), {.scale = 0.4, .window = window});
 }
 
 // Rows of one rank's queries and of another's keys that meet, as the smallest ranges.
@@ -273,7 +240,7 @@ TEST(Lightseq, ScoresPerRankAreCloseToTheMeanForUnevenShards) {
 
 TEST(Lightseq, ComputesEachScoreOnceAndNoBlockThatTheMaskHides) {
   Context ctx;
-  for (const auto& cu_seqlens : batches()) {
+  for (const auto& cu_seqlens : packed_batches()) {
     const AttentionBatch batch = random_batch(ctx, cu_seqlens, {2, 1}, DType::kF32);
     const SequencePlan plan = plan_of(batch);
     const CountingSoftmax kernel;
@@ -344,30 +311,14 @@ TEST(LightseqTask, TheTableHasEveryPairOnce) {
 
 TEST(Lightseq, PeakMemoryDependsOnTheLocalTokensOnly) {
   const int64_t s = 32, H = 4, K = 2, D = 6, V = 10;
-  Context ctx;
-  const AttentionBatch batch = random_batch(ctx, {0, s * world().size()}, {H, K}, DType::kF32);
-  const SequencePlan plan = plan_of(batch);
-  const auto schedule = make_lightseq(world(), kKernel);
-  const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
-  const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
-  const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
-  const Tensor do_THV = plan.shard(ctx, batch.do_THV);
-  Tape tape;
-  ctx.tape = &tape;
-  auto peak_of = [&](auto&& work) {
-    const int64_t live = ctx.memory->live_bytes();
-    ctx.memory->reset_peak();
-    work();
-    return ctx.memory->peak_bytes() - live;
-  };
-  // Elements of 4 bytes, with what allocations are rounded up by.
-  auto bytes = [](int64_t elements) { return elements * 4 + 2048; };
-  Variable o;
-  EXPECT_LE(peak_of([&] { o = schedule->attend(ctx, q, k, v, plan, batch.options); }),
-            bytes(2 * s * std::max(K * (D + V), H * D) + 4 * s * H * (V + 1)));
-  EXPECT_LE(peak_of([&] { tape.backward(ctx, o, do_THV); }),
-            bytes(2 * s * std::max(K * (D + V), H * (D + V + 2)) + s * (H * (1 + D) + K * (D + V)) +
-                  3 * s * std::max(K * (D + V), H * D)));
+  const auto plan = SequencePlan::make({0, s * world().size()}, Layout::kContiguous, world().size(),
+                                       world().rank());
+  const PeakBytes peaks = peaks_of(*make_lightseq(world(), kKernel), plan, {H, K});
+  EXPECT_LE(peaks.forward,
+            bytes_with_rounding(2 * s * std::max(K * (D + V), H * D) + 4 * s * H * (V + 1)));
+  EXPECT_LE(peaks.backward, bytes_with_rounding(2 * s * std::max(K * (D + V), H * (D + V + 2)) +
+                                                s * (H * (1 + D) + K * (D + V)) +
+                                                3 * s * std::max(K * (D + V), H * D)));
 }
 
 TEST(Lightseq, RefusesTheZigzagLayout) {

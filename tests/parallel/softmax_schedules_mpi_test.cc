@@ -3,26 +3,33 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <set>
 #include <span>
 
 #include "parallel/softmax_schedule.h"
 #include "parallel/usp.h"
-#include "runtime/random.h"
-#include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/naive_softmax.h"
+#include "tests/support/softmax_case.h"
 
 namespace longship {
 namespace {
 
-using testing::naive_attention;
-using testing::NaiveAttention;
+using testing::bytes_with_rounding;
+using testing::cu_seqlens_of;
+using testing::gather;
 using testing::NaiveSoftmax;
-using testing::relative_rms;
+using testing::packed_batches;
+using testing::peaks_of;
+using testing::plan_of;
+using testing::run;
+using testing::same_bits;
 using testing::world;
+using Batch = testing::AttentionBatch;
+using Heads = testing::AttentionHeads;
+using Peaks = testing::PeakBytes;
+using Results = testing::AttentionResults;
 
 const NaiveSoftmax kKernel;
 
@@ -49,85 +56,12 @@ std::vector<Strategy> strategies() {
   return all;
 }
 
-struct Heads {
-  int64_t query, kv;
-};
 constexpr Heads kHeads[] = {{8, 1}, {8, 2}, {8, 8}, {6, 3}, {5, 5}};
 constexpr Heads kFewHeads[] = {{8, 2}, {5, 5}};
 
-std::vector<int64_t> cu_seqlens_of(const std::vector<int64_t>& lengths) {
-  std::vector<int64_t> cu_seqlens = {0};
-  for (int64_t length : lengths) cu_seqlens.push_back(cu_seqlens.back() + length);
-  return cu_seqlens;
-}
-
-std::vector<std::vector<int64_t>> batches() {
-  std::vector<int64_t> random;
-  for (uint64_t d = 0; d < 9; ++d)
-    random.push_back(static_cast<int64_t>(d % 3 == 0 ? 1 : uniform_index(2, 7, d, 17)));
-  return {
-      cu_seqlens_of({61}),                 // one document
-      cu_seqlens_of(random),               // random documents, some of one token
-      cu_seqlens_of({3, 0, 50, 1, 7, 0}),  // one over at least four of four or more ranks
-      cu_seqlens_of({2, 1}),               // fewer tokens than ranks
-  };
-}
-
-// A whole batch, the same on every rank. Keys and values differ in size.
-struct Batch {
-  std::vector<int64_t> cu_seqlens;
-  Tensor q_THD, k_TKD, v_TKV, do_THV;
-  AttentionOptions options;
-};
-
 Batch make_batch(Context& ctx, const std::vector<int64_t>& cu_seqlens, Heads heads, DType dtype,
                  int64_t window = 0) {
-  constexpr int64_t kHeadSize = 6, kValueSize = 10;
-  const int64_t tokens = cu_seqlens.back();
-  auto random = [&](int64_t num_heads, int64_t size, uint64_t seed) {
-    return testing::random_tensor(ctx, {tokens, num_heads, size}, seed).to(dtype);
-  };
-  return {.cu_seqlens = cu_seqlens,
-          .q_THD = random(heads.query, kHeadSize, 1),
-          .k_TKD = random(heads.kv, kHeadSize, 2),
-          .v_TKV = random(heads.kv, kValueSize, 3),
-          .do_THV = random(heads.query, kValueSize, 4),
-          .options = {.scale = 0.4, .window = window}};
-}
-
-// Whole-batch results, the same on every rank.
-struct Results {
-  Tensor o_THV, dq_THD, dk_TKD, dv_TKV;
-
-  std::vector<std::pair<const char*, Tensor>> gradients() const {
-    return {{"dq", dq_THD}, {"dk", dk_TKD}, {"dv", dv_TKV}};
-  }
-};
-
-Tensor gather(const Context& ctx, const Group& sp, const SequencePlan& plan, const Tensor& local) {
-  Shape shape = local.shape();
-  shape[0] = plan.num_tokens();
-  const Tensor by_rank = ctx.empty(shape, local.dtype());
-  sp.all_gather("test.gather", local.contiguous(), by_rank, plan.tokens_per_rank()).wait();
-  return plan.unshard(ctx, by_rank);
-}
-
-SequencePlan plan_of(const Batch& batch, Layout layout, const Group& sp) {
-  return SequencePlan::make(batch.cu_seqlens, layout, sp.size(), sp.rank());
-}
-
-Results run(Context& ctx, const Batch& batch, const SoftmaxSchedule& schedule,
-            const SequencePlan& plan, const Group& sp) {
-  Tape tape;
-  ctx.tape = &tape;
-  const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
-  const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
-  const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
-  const Variable o = schedule.attend(ctx, q, k, v, plan, batch.options);
-  tape.backward(ctx, o, plan.shard(ctx, batch.do_THV));
-  ctx.tape = nullptr;
-  return {gather(ctx, sp, plan, o.value()), gather(ctx, sp, plan, q.gradient()->sum()),
-          gather(ctx, sp, plan, k.gradient()->sum()), gather(ctx, sp, plan, v.gradient()->sum())};
+  return testing::random_batch(ctx, cu_seqlens, heads, dtype, {.scale = 0.4, .window = window});
 }
 
 Results run(Context& ctx, const Batch& batch, const Strategy& strategy, const Group& sp) {
@@ -139,7 +73,7 @@ template <class F>
 void for_each_case(std::span<const Heads> all_heads, F&& f) {
   for (const Strategy& strategy : strategies())
     for (Heads heads : all_heads)
-      for (const auto& cu_seqlens : batches()) {
+      for (const auto& cu_seqlens : packed_batches()) {
         SCOPED_TRACE(fmt::format("{}, {} heads over {} key/value heads, cu_seqlens {}",
                                  strategy.label(), heads.query, heads.kv,
                                  fmt::join(cu_seqlens, ",")));
@@ -153,14 +87,8 @@ void expect_equal_to_definition(std::span<const Heads> all_heads, DType dtype, d
   for_each_case(all_heads, [&](const Strategy& strategy, Heads heads,
                                const std::vector<int64_t>& cu_seqlens) {
     const Batch batch = make_batch(ctx, cu_seqlens, heads, dtype, window);
-    const NaiveAttention expected = naive_attention(ctx, batch.q_THD, batch.k_TKD, batch.v_TKV,
-                                                    batch.do_THV, cu_seqlens, batch.options);
-    const Results found = run(ctx, batch, strategy, world());
-    EXPECT_EQ(found.o_THV.dtype(), dtype);
-    EXPECT_LE(relative_rms(found.o_THV, expected.o_THV), forward_bound) << "o";
-    EXPECT_LE(relative_rms(found.dq_THD, expected.dq_THD), gradient_bound) << "dq";
-    EXPECT_LE(relative_rms(found.dk_TKD, expected.dk_TKD), gradient_bound) << "dk";
-    EXPECT_LE(relative_rms(found.dv_TKV, expected.dv_TKV), gradient_bound) << "dv";
+    testing::expect_equal_to_definition(ctx, batch, run(ctx, batch, strategy, world()),
+                                        forward_bound, gradient_bound);
   });
 }
 
@@ -185,17 +113,6 @@ TEST(SoftmaxSchedules, EqualTheWholeBatchUnderASlidingWindow) {
   }
 }
 
-bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
-         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.num_bytes())) == 0;
-}
-
-bool same_bits(const Results& a, const Results& b) {
-  for (size_t i = 0; i < 3; ++i)
-    if (!same_bits(a.gradients()[i].second, b.gradients()[i].second)) return false;
-  return same_bits(a.o_THV, b.o_THV);
-}
-
 TEST(SoftmaxSchedules, TwoRunsGiveTheSameBits) {
   Context ctx;
   for_each_case(kFewHeads,
@@ -213,7 +130,7 @@ TEST(UlyssesAndGatherKv, ContiguousOutputHasTheBitsOfOneRank) {
   const Group one = Group::self();
   for (const char* name : {"ulysses", "gather_kv"})
     for (Heads heads : kHeads)
-      for (const auto& cu_seqlens : batches()) {
+      for (const auto& cu_seqlens : packed_batches()) {
         const Batch batch = make_batch(ctx, cu_seqlens, heads, DType::kF32);
         const Strategy strategy = {name, Layout::kContiguous};
         EXPECT_TRUE(same_bits(run(ctx, batch, strategy, world()).o_THV,
@@ -239,33 +156,9 @@ TEST(GatherKv, GivesTheSameBitsHoweverHeadsAreGrouped) {
 
 TEST(SoftmaxSchedules, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
   Context ctx;
-  const std::vector<int64_t> cu_seqlens = cu_seqlens_of({4, 1, 29, 0, 12, 1});
   for (const Strategy& strategy : strategies()) {
-    Batch batch = make_batch(ctx, cu_seqlens, {4, 2}, DType::kF32);
-    const SequencePlan plan = plan_of(batch, strategy.layout, world());
-    const auto schedule = strategy.make(world());
-    auto attend = [&] {
-      const Variable o =
-          schedule->attend(ctx, plan.shard(ctx, batch.q_THD), plan.shard(ctx, batch.k_TKD),
-                           plan.shard(ctx, batch.v_TKV), plan, batch.options);
-      return gather(ctx, world(), plan, o.value());
-    };
-    const Tensor before = attend();
-    for (int64_t changed : {0, 3, 4, 5, 17, 33, 34, 40, 46}) {
-      SCOPED_TRACE(fmt::format("{}, token {}", strategy.label(), changed));
-      const Batch kept = batch;
-      for (Tensor* tensor : {&batch.q_THD, &batch.k_TKD, &batch.v_TKV}) {
-        *tensor = tensor->clone();
-        const Tensor row = tensor->slice(0, changed, 1);
-        for (int64_t i = 0; i < row.numel(); ++i) row.data<float>()[i] += 1;
-      }
-      const Tensor after = attend();
-      batch = kept;
-      const auto end = *std::upper_bound(cu_seqlens.begin(), cu_seqlens.end(), changed);
-      for (int64_t t = 0; t < plan.num_tokens(); ++t)
-        EXPECT_EQ(!same_bits(before.slice(0, t, 1), after.slice(0, t, 1)), t >= changed && t < end)
-            << "output " << t;
-    }
+    SCOPED_TRACE(strategy.label());
+    testing::expect_reach_of_tokens(ctx, *strategy.make(world()), strategy.layout, world());
   }
 }
 
@@ -544,37 +437,6 @@ TEST(RingAndTokenRing, ComputeNoBlockThatTheMaskHides) {
       EXPECT_EQ(kernel.num_backward, blocks);
     }
   }
-}
-
-// Peak bytes of a forward and a backward, beside what was live before.
-struct Peaks {
-  int64_t forward = 0, backward = 0;
-};
-
-Peaks peaks_of(const SoftmaxSchedule& schedule, const SequencePlan& plan, Heads heads) {
-  Context ctx;
-  const Batch batch = make_batch(ctx, plan.cu_seqlens(), heads, DType::kF32);
-  const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
-  const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
-  const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
-  const Tensor do_THV = plan.shard(ctx, batch.do_THV);
-  Tape tape;
-  ctx.tape = &tape;
-  auto peak_of = [&](auto&& work) {
-    const int64_t live = ctx.memory->live_bytes();
-    ctx.memory->reset_peak();
-    work();
-    return ctx.memory->peak_bytes() - live;
-  };
-  Variable o;
-  const int64_t forward = peak_of([&] { o = schedule.attend(ctx, q, k, v, plan, batch.options); });
-  const int64_t backward = peak_of([&] { tape.backward(ctx, o, do_THV); });
-  return {forward, backward};
-}
-
-// Elements of 4 bytes, with what allocations are rounded up by.
-int64_t bytes_with_rounding(int64_t elements) {
-  return elements * 4 + elements / 2 + 1024;
 }
 
 // Calls f(sp) for the groups of the first 1, 2, 3, .. ranks, on their members.

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
+#include "runtime/random.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/naive_softmax.h"
 
@@ -13,6 +15,14 @@ std::vector<int64_t> cu_seqlens_of(const std::vector<int64_t>& lengths) {
   std::vector<int64_t> cu_seqlens = {0};
   for (int64_t length : lengths) cu_seqlens.push_back(cu_seqlens.back() + length);
   return cu_seqlens;
+}
+
+std::vector<std::vector<int64_t>> packed_batches() {
+  std::vector<int64_t> random;
+  for (uint64_t d = 0; d < 9; ++d)
+    random.push_back(static_cast<int64_t>(d % 3 == 0 ? 1 : uniform_index(2, 7, d, 17)));
+  return {cu_seqlens_of({61}), cu_seqlens_of(random), cu_seqlens_of({3, 0, 50, 1, 7, 0}),
+          cu_seqlens_of({2, 1})};
 }
 
 AttentionBatch random_batch(Context& ctx, const std::vector<int64_t>& cu_seqlens,
@@ -93,6 +103,61 @@ bool same_bits(const AttentionResults& a, const AttentionResults& b) {
   const bool has_sink = a.dsink_H.defined();
   return same_bits(a.o_THV, b.o_THV) && has_sink == b.dsink_H.defined() &&
          (!has_sink || same_bits(a.dsink_H, b.dsink_H));
+}
+
+void expect_reach_of_tokens(Context& ctx, const SoftmaxSchedule& schedule, Layout layout,
+                            const Group& sp, const AttentionOptions& options) {
+  const std::vector<int64_t> cu_seqlens = cu_seqlens_of({4, 1, 29, 0, 12, 1});
+  AttentionBatch batch = random_batch(ctx, cu_seqlens, {4, 2}, DType::kF32, options);
+  const SequencePlan plan = plan_of(batch, layout, sp);
+  auto attend = [&] {
+    const Variable o =
+        schedule.attend(ctx, plan.shard(ctx, batch.q_THD), plan.shard(ctx, batch.k_TKD),
+                        plan.shard(ctx, batch.v_TKV), plan, options);
+    return gather(ctx, sp, plan, o.value());
+  };
+  const Tensor before = attend();
+  for (int64_t changed : {0, 3, 4, 5, 17, 33, 34, 40, 46}) {
+    const AttentionBatch kept = batch;
+    for (Tensor* tensor : {&batch.q_THD, &batch.k_TKD, &batch.v_TKV}) {
+      *tensor = tensor->clone();
+      const Tensor row = tensor->slice(0, changed, 1);
+      for (int64_t i = 0; i < row.numel(); ++i) row.data<float>()[i] += 1;
+    }
+    const Tensor after = attend();
+    batch = kept;
+    int64_t end = *std::upper_bound(cu_seqlens.begin(), cu_seqlens.end(), changed);
+    if (options.window > 0) end = std::min(end, changed + options.window);
+    for (int64_t t = 0; t < plan.num_tokens(); ++t)
+      EXPECT_EQ(!same_bits(before.slice(0, t, 1), after.slice(0, t, 1)), t >= changed && t < end)
+          << "token " << changed << ", output " << t;
+  }
+}
+
+PeakBytes peaks_of(const SoftmaxSchedule& schedule, const SequencePlan& plan, AttentionHeads heads,
+                   const AttentionOptions& options) {
+  Context ctx;
+  const AttentionBatch batch = random_batch(ctx, plan.cu_seqlens(), heads, DType::kF32, options);
+  const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
+  const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
+  const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
+  const Tensor do_THV = plan.shard(ctx, batch.do_THV);
+  Tape tape;
+  ctx.tape = &tape;
+  auto peak_of = [&](auto&& work) {
+    const int64_t live = ctx.memory->live_bytes();
+    ctx.memory->reset_peak();
+    work();
+    return ctx.memory->peak_bytes() - live;
+  };
+  Variable o;
+  const int64_t forward = peak_of([&] { o = schedule.attend(ctx, q, k, v, plan, options); });
+  const int64_t backward = peak_of([&] { tape.backward(ctx, o, do_THV); });
+  return {forward, backward};
+}
+
+int64_t bytes_with_rounding(int64_t elements) {
+  return elements * 4 + elements / 2 + 1024;
 }
 
 }  // namespace longship::testing

@@ -12,6 +12,10 @@ namespace longship::testing {
 
 std::vector<int64_t> cu_seqlens_of(const std::vector<int64_t>& lengths);
 
+// Batches of one document, of random documents with some of one token, of one document over at
+// least four of four or more ranks, and of fewer tokens than ranks.
+std::vector<std::vector<int64_t>> packed_batches();
+
 struct AttentionHeads {
   int64_t query, kv;
 };
@@ -55,5 +59,21 @@ void expect_equal_to_definition(const Context& ctx, const AttentionBatch& batch,
 
 bool same_bits(const Tensor& a, const Tensor& b);
 bool same_bits(const AttentionResults& a, const AttentionResults& b);
+
+// Changes q, k and v of single tokens of a batch of packed documents, and fails the test unless
+// exactly those outputs change that the causal rule and the window of `options` let the token
+// reach; collective.
+void expect_reach_of_tokens(Context& ctx, const SoftmaxSchedule& schedule, Layout layout,
+                            const Group& sp, const AttentionOptions& options = {.scale = 0.4});
+
+// Peak bytes of a forward and a backward in fp32, beside what was live before; collective.
+struct PeakBytes {
+  int64_t forward = 0, backward = 0;
+};
+PeakBytes peaks_of(const SoftmaxSchedule& schedule, const SequencePlan& plan, AttentionHeads heads,
+                   const AttentionOptions& options = {.scale = 0.4});
+
+// An upper bound of what tensors of so many elements of 4 bytes take when they are allocated.
+int64_t bytes_with_rounding(int64_t elements);
 
 }  // namespace longship::testing
