@@ -2,7 +2,6 @@
 #include "runtime/ops/gated_rms_norm.h"
 
 #include <cmath>
-#include <vector>
 
 #include "runtime/interleaved_sum.h"
 #include "runtime/ops/column_sums.h"
@@ -12,110 +11,74 @@
 namespace longship {
 namespace {
 
-// One group of a row: what is normed is `u`, what multiplies the normed is `tail`.
-template <class T>
-class NormGroup {
- public:
-  using A = Accumulator<T>;
+template <bool kIsSilu, bool kNormFirst>
+struct Law {
+  // The gate and its derivative.
+  template <class A>
+  struct Gate {
+    A value, slope;
+  };
+  template <class A>
+  static Gate<A> gate(A z) {
+    const A s = vector_sigmoid(z);
+    if constexpr (kIsSilu) return {z * s, s * (1 + z * (1 - s))};
+    return {s, s * (1 - s)};
+  }
 
-  NormGroup(const GatedRmsNormOptions& options, int64_t size)
-      : options_(options),
-        size_(size),
-        gate_(static_cast<size_t>(size)),
-        slope_(gate_),
-        u_(gate_),
-        scaled_(gate_) {}
-
-  // Returns rsqrt(mean(u^2) + eps).
-  A forward(const T* x, const T* z, const T* weight, T* y) {
-    read(x, z);
-    const A square =
-        interleaved_sum<A>(size_, [&](int64_t d) { return u_[index(d)] * u_[index(d)]; });
-    const A rstd = 1 / std::sqrt(square / static_cast<A>(size_) + static_cast<A>(options_.eps));
-    const A* u = u_.data();
-    const A* gate = gate_.data();
-    if (options_.norm_before_gate) {
+  // One group of a row: y = x gate rstd weight in both orders. Returns rstd.
+  template <class T, class A = Accumulator<T>>
+  static A forward(int64_t D, const T* x, const T* z, const T* weight, double eps, T* y) {
+    const A square = interleaved_sum<A>(D, [&](int64_t d) {
+      A u = static_cast<A>(x[d]);  // what is normed
+      if constexpr (!kNormFirst) u *= gate(static_cast<A>(z[d])).value;
+      return u * u;
+    });
+    const A rstd = 1 / std::sqrt(square / static_cast<A>(D) + static_cast<A>(eps));
 #pragma GCC ivdep
-      for (int64_t d = 0; d < size_; ++d)
-        y[d] = static_cast<T>(u[d] * rstd * static_cast<A>(weight[d]) * gate[d]);
-    } else {
-#pragma GCC ivdep
-      for (int64_t d = 0; d < size_; ++d)
-        y[d] = static_cast<T>(u[d] * rstd * static_cast<A>(weight[d]));
-    }
+    for (int64_t d = 0; d < D; ++d)
+      y[d] = static_cast<T>(static_cast<A>(x[d]) * gate(static_cast<A>(z[d])).value * rstd *
+                            static_cast<A>(weight[d]));
     return rstd;
   }
 
-  struct Gradients {
-    T* dx;       // null: not wanted
-    T* dz;       // null: not wanted
-    A* dweight;  // added to
-  };
-
-  // With n = u rstd and m the gradient of n weight:  dweight += m n,
-  // du = rstd (weight m - n mean(weight m n)).
-  void backward(const T* x, const T* z, const T* weight, const T* dy, A rstd,
-                const Gradients& into) {
-    read(x, z);
-    const A* u = u_.data();
-    const A* gate = gate_.data();
-    const A* slope = slope_.data();
-    A* scaled = scaled_.data();  // weight m
-    const bool first = options_.norm_before_gate;
+  // Overwrites dx and dz, adds to dweight:  with u as above and c = rstd^2 mean(dy y / rstd),
+  //   norm first   dx = rstd (weight dy gate - c u)        dz = rstd weight dy u gate'
+  //   gate first   dx = rstd (weight dy - c u) gate        dz = rstd (weight dy - c u) x gate'
+  template <class T, class A = Accumulator<T>>
+  static void backward(int64_t D, const T* x, const T* z, const T* weight, const T* dy, A rstd,
+                       T* dx, T* dz, A* dweight) {
+    const A dot = interleaved_sum<A>(D, [&](int64_t d) {
+      return static_cast<A>(dy[d]) * static_cast<A>(weight[d]) * static_cast<A>(x[d]) *
+             gate(static_cast<A>(z[d])).value;
+    });
+    const A c = dot * rstd * rstd / static_cast<A>(D);
 #pragma GCC ivdep
-    for (int64_t d = 0; d < size_; ++d) {
-      const A m = static_cast<A>(dy[d]) * (first ? gate[d] : A{1});
-      into.dweight[d] += m * (u[d] * rstd);
-      scaled[d] = m * static_cast<A>(weight[d]);
-    }
-    const A dot =
-        interleaved_sum<A>(size_, [&](int64_t d) { return scaled_[index(d)] * u_[index(d)]; });
-    const A c = dot * rstd * rstd / static_cast<A>(size_);
-    if (into.dx != nullptr) {
-#pragma GCC ivdep
-      for (int64_t d = 0; d < size_; ++d)
-        into.dx[d] = static_cast<T>(rstd * (scaled[d] - c * u[d]) * (first ? A{1} : gate[d]));
-    }
-    if (into.dz == nullptr) return;
-    if (first) {
-#pragma GCC ivdep
-      for (int64_t d = 0; d < size_; ++d)
-        into.dz[d] = static_cast<T>(static_cast<A>(dy[d]) * u[d] * rstd *
-                                    static_cast<A>(weight[d]) * slope[d]);
-    } else {
-#pragma GCC ivdep
-      for (int64_t d = 0; d < size_; ++d)
-        into.dz[d] =
-            static_cast<T>(rstd * (scaled[d] - c * u[d]) * static_cast<A>(x[d]) * slope[d]);
+    for (int64_t d = 0; d < D; ++d) {
+      const Gate<A> g = gate(static_cast<A>(z[d]));
+      const A in = static_cast<A>(x[d]), out = static_cast<A>(dy[d]);
+      const A scaled = out * static_cast<A>(weight[d]);
+      dweight[d] += out * in * g.value * rstd;
+      if constexpr (kNormFirst) {
+        dx[d] = static_cast<T>(rstd * (scaled * g.value - c * in));
+        dz[d] = static_cast<T>(rstd * scaled * in * g.slope);
+      } else {
+        const A du = rstd * (scaled - c * in * g.value);
+        dx[d] = static_cast<T>(du * g.value);
+        dz[d] = static_cast<T>(du * in * g.slope);
+      }
     }
   }
-
- private:
-  static size_t index(int64_t d) {
-    return static_cast<size_t>(d);
-  }
-
-  // The gate, its slope and what is normed.
-  void read(const T* x, const T* z) {
-    A* gate = gate_.data();
-    A* slope = slope_.data();
-    A* u = u_.data();
-    const bool silu = options_.activation == GateActivation::kSilu;
-    const bool first = options_.norm_before_gate;
-#pragma GCC ivdep
-    for (int64_t d = 0; d < size_; ++d) {
-      const A a = static_cast<A>(z[d]);
-      const A s = vector_sigmoid(a);
-      gate[d] = silu ? a * s : s;
-      slope[d] = s * (silu ? 1 + a * (1 - s) : 1 - s);
-      u[d] = static_cast<A>(x[d]) * (first ? A{1} : gate[d]);
-    }
-  }
-
-  GatedRmsNormOptions options_;
-  int64_t size_;
-  std::vector<A> gate_, slope_, u_, scaled_;
 };
+
+// Calls f with the law of these options.
+template <class F>
+void with_law(const GatedRmsNormOptions& options, F&& f) {
+  const bool is_silu = options.activation == GateActivation::kSilu;
+  if (options.norm_before_gate)
+    is_silu ? f(Law<true, true>()) : f(Law<false, true>());
+  else
+    is_silu ? f(Law<true, false>()) : f(Law<false, false>());
+}
 
 struct GatedRmsNormNode final : Node {
   struct Saved {
@@ -127,7 +90,9 @@ struct GatedRmsNormNode final : Node {
 
   void backward(Context& ctx) override {
     const Tensor dy_RF = grad_output(ctx).contiguous();
-    dispatch_floating(dy_RF.dtype(), [&](auto tag) { add_gradients<decltype(tag)>(ctx, dy_RF); });
+    dispatch_floating(dy_RF.dtype(), [&](auto tag) {
+      with_law(options, [&](auto law) { add_gradients<decltype(tag)>(ctx, law, dy_RF); });
+    });
   }
 
   void visit_saved(const SavedVisitor& visit) override {
@@ -138,25 +103,19 @@ struct GatedRmsNormNode final : Node {
   }
 
  private:
-  template <class T>
-  void add_gradients(Context& ctx, const Tensor& dy_RF) const {
+  template <class T, class L>
+  void add_gradients(Context& ctx, L law, const Tensor& dy_RF) const {
     using A = Accumulator<T>;
     const int64_t F = dy_RF.dim(-1), D = options.group_size, N = F / D;
-    auto gradient = [&](size_t i) {
-      return input(i) ? ctx.empty(dy_RF.shape(), dy_RF.dtype()) : Tensor();
-    };
-    const Tensor dx_RF = gradient(0), dz_RF = gradient(1);
-    auto place = [](const Tensor& tensor, int64_t at) {
-      return tensor.defined() ? tensor.data<T>() + at : nullptr;
-    };
+    const Tensor dx_RF = ctx.empty(dy_RF.shape(), dy_RF.dtype());
+    const Tensor dz_RF = ctx.empty(dy_RF.shape(), dy_RF.dtype());
     const Tensor dweight_F = column_sums<A>(ctx, dy_RF.numel() / F, F, [&](int64_t r, A* dweight) {
-      NormGroup<T> group(options, D);
       for (int64_t n = 0; n < N; ++n) {
         const int64_t at = r * F + n * D;
-        group.backward(saved.x_RF.data<T>() + at, saved.z_RF.data<T>() + at,
-                       saved.weight_F.data<T>() + n * D, dy_RF.data<T>() + at,
-                       saved.rstd_RN.data<A>()[r * N + n],
-                       {place(dx_RF, at), place(dz_RF, at), dweight + n * D});
+        law.backward(D, saved.x_RF.data<T>() + at, saved.z_RF.data<T>() + at,
+                     saved.weight_F.data<T>() + n * D, dy_RF.data<T>() + at,
+                     saved.rstd_RN.data<A>()[r * N + n], dx_RF.data<T>() + at, dz_RF.data<T>() + at,
+                     dweight + n * D);
       }
     });
     if (input(0)) input(0)->add(ctx, dx_RF);
@@ -186,14 +145,15 @@ Variable gated_rms_norm(Context& ctx, const Variable& x, const Variable& z, cons
   const Tensor rstd_RN = ctx.empty({x_RF.numel() / D}, accumulator_dtype(x.dtype()));
   dispatch_floating(x.dtype(), [&](auto tag) {
     using T = decltype(tag);
-    for_each_row(ctx, y_RF, F, [&](int64_t first) {
-      NormGroup<T> group(chosen, D);
-      for (int64_t n = 0; n < N; ++n) {
-        const int64_t at = first + n * D;
-        rstd_RN.data<Accumulator<T>>()[at / D] =
-            group.forward(x_RF.data<T>() + at, z_RF.data<T>() + at, weight_F.data<T>() + n * D,
-                          y_RF.data<T>() + at);
-      }
+    with_law(chosen, [&](auto law) {
+      for_each_row(ctx, y_RF, F, [&](int64_t first) {
+        for (int64_t n = 0; n < N; ++n) {
+          const int64_t at = first + n * D;
+          rstd_RN.data<Accumulator<T>>()[at / D] =
+              law.forward(D, x_RF.data<T>() + at, z_RF.data<T>() + at, weight_F.data<T>() + n * D,
+                          chosen.eps, y_RF.data<T>() + at);
+        }
+      });
     });
   });
   std::unique_ptr<GatedRmsNormNode> node;
