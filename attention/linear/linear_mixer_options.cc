@@ -164,8 +164,6 @@ std::vector<std::string> LinearMixerOptions::problems() const {
   const bool is_gated = output_gate != OutputGate::kNone;
   require(is_gated || norm_before_gate, "a norm after the gate needs an output gate");
   require(is_gated || output_norm != OutputNorm::kGroup, "a norm by groups needs an output gate");
-  require(output_gate != OutputGate::kSigmoid || output_norm != OutputNorm::kNone,
-          "a sigmoid output gate needs an output norm");
   require(init_std >= 0, fmt::format("init_std {} is negative", init_std));
   require(num_layers > 0, fmt::format("num_layers {} is not positive", num_layers));
   require(layer_index >= 0 && layer_index < num_layers,

@@ -6,6 +6,7 @@
 #include "runtime/ops/linear.h"
 #include "runtime/ops/reshape.h"
 #include "runtime/ops/rms_norm.h"
+#include "runtime/ops/sigmoid_gate.h"
 #include "runtime/ops/swiglu.h"
 
 namespace longship {
@@ -38,14 +39,13 @@ Variable LinearOutput::normed_and_gated(Context& ctx, const Variable& o_THV,
   const Variable o = reshape(ctx, o_THV, shape);
   if (!gate_.defined()) return norm_F_.defined() ? rms_norm(ctx, o, norm_F_, options_.norm_eps) : o;
   const Variable z = reshape(ctx, gate_.forward(ctx, x_TE), shape);
-  if (!norm_F_.defined()) return swiglu(ctx, z, o);
-  return gated_rms_norm(
-      ctx, o, z, norm_F_,
-      {.eps = options_.norm_eps,
-       .activation = options_.output_gate == OutputGate::kSilu ? GateActivation::kSilu
-                                                               : GateActivation::kSigmoid,
-       .norm_before_gate = options_.norm_before_gate,
-       .group_size = group_size});
+  const bool is_silu = options_.output_gate == OutputGate::kSilu;
+  if (!norm_F_.defined()) return is_silu ? swiglu(ctx, z, o) : sigmoid_gate(ctx, o, z);
+  return gated_rms_norm(ctx, o, z, norm_F_,
+                        {.eps = options_.norm_eps,
+                         .activation = is_silu ? GateActivation::kSilu : GateActivation::kSigmoid,
+                         .norm_before_gate = options_.norm_before_gate,
+                         .group_size = group_size});
 }
 
 Variable LinearOutput::forward(Context& ctx, const Variable& o_THV, const Variable& x_TE) const {

@@ -28,7 +28,8 @@ using SharedSchedule = std::shared_ptr<const LinearSchedule>;
 const std::vector<std::pair<std::string, SharedSchedule>>& schedules() {
   static const std::vector<std::pair<std::string, SharedSchedule>> all = {
       {"lasp2", make_linear_carry(make_lasp2(world()))},
-      {"zeco", make_linear_carry(make_zeco(world(), {.num_blocks = 3}))}};
+      {"zeco", make_linear_carry(make_zeco(world(), {.num_blocks = 3}))},
+      {"ulysses", make_linear_ulysses(world())}};
   return all;
 }
 

@@ -81,7 +81,6 @@ TEST(LinearMixerOptions, NameEachThatIsWrong) {
   refuses("kda", "output_gate_rank -3", [](Options& o) { o.output_gate_rank = -3; });
   refuses("hgrn2", "after the gate", [](Options& o) { o.norm_before_gate = false; });
   refuses("hgrn2", "by groups", [](Options& o) { o.output_norm = OutputNorm::kGroup; });
-  refuses("kda", "sigmoid output gate", [](Options& o) { o.output_norm = OutputNorm::kNone; });
   refuses("kda", "init_std -1", [](Options& o) { o.init_std = -1; });
   refuses("lightning", "layer_index 1", [](Options& o) { o.layer_index = 1; });
   LinearMixerOptions none = sized("lightning");

@@ -57,7 +57,11 @@ inline std::vector<LinearVariant> linear_variants() {
   add("Kimi Linear, safe gate", "kda",
       [](Options& o) { o.num_key_heads = 2, o.gate = GateLaw::kBounded, o.output_gate_rank = 0; });
   add("BASED", "based", [](Options& o) { o.key_size = 3, o.num_key_heads = 2; });
-  add("Taylor map without mean", "based", [](Options& o) { o.key_size = 2, o.normalized = false; });
+  add("Taylor map without mean, sigmoid gate", "based", [](Options& o) {
+    o.key_size = 2;
+    o.normalized = false;
+    o.output_gate = OutputGate::kSigmoid;
+  });
   return all;
 }
 
