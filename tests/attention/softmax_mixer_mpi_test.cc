@@ -27,11 +27,12 @@ SoftmaxMixerOptions qwen() {
 }
 
 std::vector<SoftmaxMixerOptions> variants() {
-  std::vector<SoftmaxMixerOptions> all = {qwen(), qwen(), qwen()};
+  std::vector<SoftmaxMixerOptions> all = {qwen(), qwen(), qwen(), qwen()};
   all[1].output_gate = all[1].sink_logits = all[1].anchor = true;
   all[1].window = 20;
   all[1].num_sink_tokens = 3;
   all[2].causal = false;
+  all[3].window = 70;  // more than a shard of four ranks
   return all;
 }
 
@@ -75,17 +76,21 @@ TEST(SoftmaxMixer, EqualsOneRankInEveryStrategyAndLayout) {
   Context ctx;
   for (const SoftmaxMixerOptions& options : variants()) {
     const Result expected = run(ctx, Group::self(), options, "local", Layout::kContiguous);
-    for (const std::string strategy : {"ulysses", "ring", "token_ring", "gather_kv", "usp"})
-      for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
-        SCOPED_TRACE(fmt::format("{} {}, gate {}, causal {}", strategy, layout_name(layout),
-                                 options.output_gate, options.causal));
-        const Result found = run(ctx, world(), options, strategy, layout);
+    for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
+      const StrategyUse use =
+          strategy_use(MixerDescriptor{.softmax = options}, world().size(), layout);
+      for (const Strategy* strategy : strategies_for(use)) {
+        SCOPED_TRACE(fmt::format("{} {}, gate {}, causal {}, window {}", strategy->name,
+                                 layout_name(layout), options.output_gate, options.causal,
+                                 options.window));
+        const Result found = run(ctx, world(), options, std::string(strategy->name), layout);
         EXPECT_LE(relative_rms(found.y_TE, expected.y_TE), 2e-6);
         EXPECT_LE(relative_rms(found.dx_TE, expected.dx_TE), 2e-6);
         for (size_t i = 0; i < expected.parameters.size(); ++i)
           EXPECT_LE(relative_rms(found.parameters[i].second, expected.parameters[i].second), 1e-5)
               << expected.parameters[i].first;
       }
+    }
   }
 }
 
