@@ -74,6 +74,7 @@ void DecayBackward<A>::advance(const ThreadScratch<A>& scratch, int64_t chunk, i
                                const StateColumns& columns, const PanelMatrix<A>& state) const {
   LinearChunk<A> work(problem_, scratch.part(kWork));
   work.begin(chunk, head);
+  work.fetch_meanwhile(chunk + 1, {&problem_.input.k_TGK, &problem_.input.v_THV});
   const PanelMatrix<A> v(scratch.part(kValues), work.length(), columns.count);
   load_rows(work.rows(problem_.input.v_THV).from_column(columns.first), A{1}, v);
   work.advance(v, state);
@@ -114,6 +115,7 @@ LinearGradients DecayBackward<A>::gradients(Context& ctx, const Tensor& grad_sta
       [&](int64_t c, int64_t head, const StateColumns& columns, const PanelMatrix<A>& dstate) {
         LinearChunk<A> work(problem_, scratch.part(kWork));
         work.begin(c, head);
+        work.fetch_meanwhile(c - 1, {&problem_.input.k_TGK, &do_THV_, &problem_.input.q_TGK});
         const PanelMatrix<A> d_o(scratch.part(kOutputGradient), work.length(), columns.count);
         load_rows(work.rows(do_THV_).from_column(columns.first), A{1}, d_o);
         work.retreat(&d_o, dstate);

@@ -73,6 +73,8 @@ Tensor DecayForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
     for (int64_t c = problem_.grid.first_chunk(walk.segment);
          c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
       work.begin(c, walk.head);
+      const LinearInput& input = problem_.input;
+      work.fetch_meanwhile(c + 1, {&input.k_TGK, &input.q_TGK, &input.v_THV});
       const PanelMatrix<A> v(scratch.part(2), work.length(), walk.columns.count),
           out =
               local_outputs_.at(c, walk.head).column_range(walk.columns.first, walk.columns.count);

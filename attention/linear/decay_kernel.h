@@ -11,10 +11,10 @@ namespace longship {
 // For any key size, value size and number of heads; beta_TH must be undefined. States, scores and
 // sums are fp32, or fp64 for fp64 inputs. Summaries are identity (no gate), scalar (constant and
 // scalar gates) or diagonal (vector gates); the R of a segment at position 0 of its document is
-// left 0: nothing precedes it. Constant gates have no gradient. Work is shared by (segment, head),
-// and by (chunk, head) where no state is needed; every element is summed by one thread in a fixed
-// order, so results do not depend on the number of threads. Bad shapes and dtypes throw
-// Error(kInternal).
+// left 0: nothing precedes it. Constant gates have no gradient. What needs no walk along the chunks
+// is shared by (chunk, head), the walks by (segment, head, columns of the state); every element is
+// summed by one thread in a fixed order, so results do not depend on the number of threads. Bad
+// shapes and dtypes throw Error(kInternal).
 class DecayKernel final : public LinearKernel {
  public:
   std::unique_ptr<LinearForward> forward(Context& ctx, const LinearInput& input,

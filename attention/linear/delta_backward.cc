@@ -3,7 +3,6 @@
 #include "attention/linear/delta_chunk.h"
 #include "attention/linear/delta_factors.h"
 #include "attention/linear/panel_algebra.h"
-#include "attention/linear/query_scores.h"
 
 namespace longship {
 namespace {
@@ -54,8 +53,9 @@ DeltaBackward<A>::DeltaBackward(const Context& ctx, LinearProblem problem, Tenso
   const Tensor& v = problem_.input.v_THV;
   LinearProblem::check_tensor("states", states_NHKV_, problem_.states_shape(), problem_.sums);
   LinearProblem::check_tensor("do", do_THV_, v.shape(), v.dtype());
-  compute_inverses<A>(ctx, problem_, inverses_, &key_scores_);
-  compute_query_scores<A>(ctx, problem_, query_scores_);
+  compute_factors<A>(
+      ctx, problem_,
+      {.inverses = &inverses_, .key_scores = &key_scores_, .query_scores = &query_scores_});
 }
 
 template <class A>
@@ -115,6 +115,7 @@ void DeltaBackward<A>::intra(Context& ctx) {
       [&](int64_t c, int64_t head, const StateColumns& columns, const PanelMatrix<A>& state) {
         DeltaChunk<A> work(problem_, scratch.part(kWork));
         work.begin(c, head);
+        work.fetch_meanwhile(c + 1, {&problem_.input.k_TGK, &problem_.input.v_THV});
         const PanelMatrix<A> values =
             values_.at(c, head).column_range(columns.first, columns.count);
         const TensorRows v = work.rows(problem_.input.v_THV).from_column(columns.first);
@@ -151,6 +152,7 @@ LinearGradients DeltaBackward<A>::gradients(Context& ctx, const Tensor& grad_sta
       [&](int64_t c, int64_t head, const StateColumns& columns, const PanelMatrix<A>& dstate) {
         DeltaChunk<A> work(problem_, scratch.part(kWork));
         work.begin(c, head);
+        work.fetch_meanwhile(c - 1, {&problem_.input.k_TGK, &do_THV_, &problem_.input.q_TGK});
         const PanelMatrix<A> d_o(scratch.part(kOutputGradient), work.length(), columns.count),
             x = spans_.rows(c, head).column_range(columns.first, columns.count);
         load_rows(work.rows(do_THV_).from_column(columns.first), A{1}, d_o);

@@ -35,7 +35,8 @@ void DeltaChunk<A>::write_values(const Matrix& inverse, const Matrix& state, con
                                  const Matrix& values) const {
   const Matrix errors(wide_, this->length(), state.columns);
   if (v) load_rows(*v, A{1}, errors);
-  multiply(this->keys_from_start(), state, errors, {.scale = A{-1}, .add = v != nullptr});
+  multiply(this->keys_from_start(), state, errors, {.scale = A{-1}, .add = v != nullptr},
+           this->prefetch_);
   errors.scale_rows(beta_);
   multiply(inverse, errors, values, {.add = false, .lower_x = true});
 }
@@ -54,7 +55,7 @@ void DeltaChunk<A>::retreat(const Matrix& x, const Matrix* d_o, const Matrix& ds
   dv.copy_from(x);
   dv.scale_rows(beta_);
   LinearChunk<A>::retreat(d_o, dstate);
-  multiply_transposed(this->keys_from_start(), dv, dstate, {.scale = A{-1}});
+  multiply_transposed(this->keys_from_start(), dv, dstate, {.scale = A{-1}}, this->prefetch_);
 }
 
 template class DeltaChunk<float>;

@@ -8,8 +8,8 @@
 namespace longship {
 
 template <class A>
-void compute_inverses(const Context& ctx, const LinearProblem& problem,
-                      const ChunkMatrices<A>& inverses, const ChunkMatrices<A>* key_scores) {
+void compute_factors(const Context& ctx, const LinearProblem& problem,
+                     const DeltaFactors<A>& factors) {
   constexpr int64_t C = LinearProblem::kChunkSize;
   const ThreadScratch<A> scratch(
       ctx, {DeltaChunk<A>::workspace_size(problem), PanelMatrix<A>::size(C, C)});
@@ -17,17 +17,17 @@ void compute_inverses(const Context& ctx, const LinearProblem& problem,
     const int64_t chunk = index / problem.num_heads, head = index % problem.num_heads;
     DeltaChunk<A> work(problem, scratch.part(0));
     work.begin(chunk, head);
+    if (factors.query_scores) work.query_scores(factors.query_scores->at(chunk, head));
+    if (!factors.inverses) return;
     const PanelMatrix<A> scores(scratch.part(1), work.length(), work.length());
     work.decay().scores(work.k(), work.k(), false, scores);
-    if (key_scores) key_scores->at(chunk, head).copy_from(scores);
+    if (factors.key_scores) factors.key_scores->at(chunk, head).copy_from(scores);
     scores.scale_rows(work.beta());
-    invert_unit_lower(scores, inverses.at(chunk, head));
+    invert_unit_lower(scores, factors.inverses->at(chunk, head));
   });
 }
 
-template void compute_inverses(const Context&, const LinearProblem&, const ChunkMatrices<float>&,
-                               const ChunkMatrices<float>*);
-template void compute_inverses(const Context&, const LinearProblem&, const ChunkMatrices<double>&,
-                               const ChunkMatrices<double>*);
+template void compute_factors(const Context&, const LinearProblem&, const DeltaFactors<float>&);
+template void compute_factors(const Context&, const LinearProblem&, const DeltaFactors<double>&);
 
 }  // namespace longship

@@ -6,10 +6,18 @@
 
 namespace longship {
 
-// L[r][i] = k_r k_i decayed, i < r; T = (I + diag(beta) L)^-1. `key_scores` (L) may be null: it is
-// then not kept. Shared out by (chunk, head).
+// L[r][i] = k_r k_i decayed, i < r;  T = (I + diag(beta) L)^-1;  A[r][i] = scale q_r k_i decayed,
+// i <= r. Null: not wanted.
 template <class A>
-void compute_inverses(const Context& ctx, const LinearProblem& problem,
-                      const ChunkMatrices<A>& inverses, const ChunkMatrices<A>* key_scores);
+struct DeltaFactors {
+  const ChunkMatrices<A>* inverses = nullptr;      // T
+  const ChunkMatrices<A>* key_scores = nullptr;    // L; only with inverses
+  const ChunkMatrices<A>* query_scores = nullptr;  // A
+};
+
+// Shared out by (chunk, head).
+template <class A>
+void compute_factors(const Context& ctx, const LinearProblem& problem,
+                     const DeltaFactors<A>& factors);
 
 }  // namespace longship

@@ -2,7 +2,6 @@
 
 #include "attention/linear/delta_chunk.h"
 #include "attention/linear/delta_factors.h"
-#include "attention/linear/query_scores.h"
 #include "attention/linear/segment_state.h"
 #include "attention/linear/state_walk.h"
 #include "attention/thread_scratch.h"
@@ -13,9 +12,7 @@ template <class A>
 DeltaForward<A>::DeltaForward(const Context& ctx, LinearProblem problem)
     : problem_(std::move(problem)),
       inverses_(ctx, problem_.grid, problem_.num_heads),
-      scores_(ctx, problem_.grid, problem_.num_heads) {
-  compute_inverses<A>(ctx, problem_, inverses_, nullptr);
-}
+      scores_(ctx, problem_.grid, problem_.num_heads) {}
 
 template <class A>
 AffineSummary DeltaForward<A>::summary(Context& ctx) {
@@ -25,6 +22,9 @@ AffineSummary DeltaForward<A>::summary(Context& ctx) {
   const AffineSummary summary{.transition = Transition::kDense,
                               .m = ctx.zeros({N, H, K, K}, problem_.sums),
                               .b_NHKV = ctx.empty(problem_.states_shape(), problem_.sums)};
+  if (N == 0) return summary;
+  compute_factors<A>(ctx, problem_, {.inverses = &inverses_});
+  has_inverses_ = true;
   const int64_t widest = std::max(K, V);
   const ThreadScratch<A> scratch(
       ctx, {DeltaChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, widest),
@@ -57,7 +57,8 @@ AffineSummary DeltaForward<A>::summary(Context& ctx) {
 
 template <class A>
 void DeltaForward<A>::intra(Context& ctx) {
-  compute_query_scores(ctx, problem_, scores_);
+  compute_factors<A>(ctx, problem_,
+                     {.inverses = has_inverses_ ? nullptr : &inverses_, .query_scores = &scores_});
 }
 
 template <class A>
@@ -76,6 +77,8 @@ Tensor DeltaForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
     for (int64_t c = problem_.grid.first_chunk(walk.segment);
          c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
       work.begin(c, walk.head);
+      const LinearInput& input = problem_.input;
+      work.fetch_meanwhile(c + 1, {&input.k_TGK, &input.v_THV, &input.q_TGK});
       const PanelMatrix<A> values(scratch.part(2), work.length(), walk.columns.count);
       const PanelMatrix<A> out(scratch.part(3), work.length(), walk.columns.count);
       const TensorRows v = work.rows(problem_.input.v_THV).from_column(walk.columns.first);

@@ -20,6 +20,7 @@ class DeltaForward final : public LinearForward {
  private:
   LinearProblem problem_;
   ChunkMatrices<A> inverses_, scores_;
+  bool has_inverses_ = false;  // a summary needs them before intra()
 };
 
 }  // namespace longship

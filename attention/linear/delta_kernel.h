@@ -9,9 +9,10 @@ namespace longship {
 
 // For any key size, value size and number of heads. States, factors and sums are fp32, or fp64 for
 // fp64 inputs. Summaries are dense; the M of a segment at position 0 of its document, and its R,
-// are left 0: nothing precedes it. Work is shared by (segment, head), and by (chunk, head) where no
-// state is needed; every element is summed by one thread in a fixed order, so results do not depend
-// on the number of threads. Bad shapes and dtypes throw Error(kInternal).
+// are left 0: nothing precedes it. What needs no walk along the chunks is shared by (chunk, head),
+// the walks by (segment, head, columns of the state); every element is summed by one thread in a
+// fixed order, so results do not depend on the number of threads. Bad shapes and dtypes throw
+// Error(kInternal).
 class DeltaKernel final : public LinearKernel {
  public:
   std::unique_ptr<LinearForward> forward(Context& ctx, const LinearInput& input,

@@ -19,15 +19,29 @@ template <class A>
 void LinearChunk<A>::begin(int64_t chunk, int64_t head) {
   chunk_ = problem_.grid.chunk(chunk);
   head_ = head;
+  prefetch_.clear();
   decay_.begin(chunk_, head);
   load_rows(rows(problem_.input.k_TGK), A{1}, k());
 }
 
 template <class A>
+void LinearChunk<A>::fetch_meanwhile(int64_t chunk, std::initializer_list<const Tensor*> tensors) {
+  if (chunk < 0 || chunk >= problem_.grid.num_chunks()) return;
+  const Chunk& next = problem_.grid.chunk(chunk);
+  for (const Tensor* tensor : tensors)
+    prefetch_.add(rows_of(next, *tensor), next.length, tensor->dim(2));
+}
+
+template <class A>
 TensorRows LinearChunk<A>::rows(const Tensor& x) const {
+  return rows_of(chunk_, x);
+}
+
+template <class A>
+TensorRows LinearChunk<A>::rows_of(const Chunk& chunk, const Tensor& x) const {
   const int64_t heads = x.dim(1), size = x.rank() == 3 ? x.dim(2) : 1;
   const int64_t head = heads == problem_.num_heads ? head_ : problem_.key_head(head_);
-  return {x, (chunk_.slot * heads + head) * size, heads * size};
+  return {x, (chunk.slot * heads + head) * size, heads * size};
 }
 
 template <class A>
@@ -59,26 +73,26 @@ void LinearChunk<A>::query_scores(const Matrix& out) const {
 
 template <class A>
 void LinearChunk<A>::read_state(const Matrix& state, const Matrix& out) const {
-  multiply(queries_from_start(), state, out);
+  multiply(queries_from_start(), state, out, {}, prefetch_);
 }
 
 template <class A>
 void LinearChunk<A>::advance(const Matrix& values, const Matrix& state) const {
   decay_.decay_state(state);
-  multiply_transposed(keys_to_end(), values, state);
+  multiply_transposed(keys_to_end(), values, state, {}, prefetch_);
 }
 
 template <class A>
 void LinearChunk<A>::value_gradients(const Matrix& scores, const Matrix* d_o, const Matrix& dstate,
                                      const Matrix& dvalues) const {
-  multiply(keys_to_end(), dstate, dvalues, {.add = false});
+  multiply(keys_to_end(), dstate, dvalues, {.add = false}, prefetch_);
   if (d_o) multiply_transposed(scores, *d_o, dvalues, {.lower_x = true});
 }
 
 template <class A>
 void LinearChunk<A>::retreat(const Matrix* d_o, const Matrix& dstate) const {
   decay_.decay_state(dstate);
-  if (d_o) multiply_transposed(queries_from_start(), *d_o, dstate);
+  if (d_o) multiply_transposed(queries_from_start(), *d_o, dstate, {}, prefetch_);
 }
 
 template class LinearChunk<float>;

@@ -14,6 +14,7 @@
 
 #include "attention/linear/chunk_decay.h"
 #include "attention/linear/linear_problem.h"
+#include "attention/linear/row_prefetch.h"
 
 namespace longship {
 
@@ -29,6 +30,9 @@ class LinearChunk {
 
   // Loads keys and gates of a chunk of the grid; what follows is about them.
   void begin(int64_t chunk, int64_t head);
+  // Products up to the next begin() fetch the rows of these tensors that belong to another chunk,
+  // the next of a walk, if it is in the grid. At most four.
+  void fetch_meanwhile(int64_t chunk, std::initializer_list<const Tensor*> tensors);
 
   int64_t length() const { return chunk_.length; }
   const ChunkDecay<A>& decay() const { return decay_; }
@@ -57,8 +61,10 @@ class LinearChunk {
   Matrix keys_from_start() const;
 
   const LinearProblem& problem_;
+  mutable RowPrefetch prefetch_;
 
  private:
+  TensorRows rows_of(const Chunk& chunk, const Tensor& x) const;
   Matrix keys_to_end() const;
   Matrix queries_from_start() const;
   Matrix decayed() const { return {decayed_, length(), problem_.key_size}; }

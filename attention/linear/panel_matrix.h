@@ -72,6 +72,11 @@ struct PanelMatrix {
   }
 };
 
+// What a product does between two of its blocks.
+struct Nothing {
+  void step() const {}
+};
+
 template <class A>
 struct ProductOptions {
   A scale = 1;
@@ -80,15 +85,16 @@ struct ProductOptions {
   bool lower_out = false;  // blocks above the diagonal of out are not computed: left as they are
 };
 
-// out (+)= scale * x y
-template <class A>
+// out (+)= scale * x y; meanwhile.step() is called once per block.
+template <class A, class Meanwhile = const Nothing>
 void multiply(const PanelMatrix<A>& x, const PanelMatrix<A>& y, const PanelMatrix<A>& out,
-              const ProductOptions<A>& options = {}) {
+              const ProductOptions<A>& options = {}, Meanwhile&& meanwhile = {}) {
   constexpr int64_t W = kPanelLanes<A>, kRows = panel_detail::kColumns;
   for (int64_t p = 0; p < out.num_panels(); ++p) {
     for (int64_t r = 0; r < x.rows; r += kRows) {
       const int64_t count = std::min(kRows, x.rows - r);
       if (options.lower_out && p * W >= r + count) continue;
+      meanwhile.step();
       const int64_t depth = options.lower_x ? std::min(x.columns, r + count) : x.columns;
       for (int64_t k = 0; k < depth; k += W) {
         const bool add = options.add || k > 0;
@@ -110,14 +116,16 @@ void multiply(const PanelMatrix<A>& x, const PanelMatrix<A>& y, const PanelMatri
   }
 }
 
-// out (+)= scale * x^T y; `lower_out` is not looked at.
-template <class A>
+// out (+)= scale * x^T y; `lower_out` is not looked at. meanwhile.step() is called once per block.
+template <class A, class Meanwhile = const Nothing>
 void multiply_transposed(const PanelMatrix<A>& x, const PanelMatrix<A>& y,
-                         const PanelMatrix<A>& out, const ProductOptions<A>& options = {}) {
+                         const PanelMatrix<A>& out, const ProductOptions<A>& options = {},
+                         Meanwhile&& meanwhile = {}) {
   constexpr int64_t W = kPanelLanes<A>, kRows = panel_detail::kColumns;
   for (int64_t p = 0; p < out.num_panels(); ++p) {
     for (int64_t c = 0; c < x.columns; c += kRows) {
       const int64_t first = options.lower_x ? c : 0;
+      meanwhile.step();
       panel_detail::products<false, kRows>(x.row(c / W, first) + c % W, W, 0,
                                            std::min(kRows, x.columns - c), y.row(p, first),
                                            x.rows - first, [&](int64_t i, auto low, auto high) {
