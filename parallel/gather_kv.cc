@@ -10,7 +10,7 @@
 // group is computed.
 //
 // From rank p, rank r gets exactly the keys that its queries see, n(r, p) rows. Of one document
-// that is nothing for p > r on the contiguous layout, and half of the rows of p > r on the zigzag
+// that is nothing for p > r on the contiguous layout, and half of the rows of p < r on the zigzag
 // layout. With e bytes an element and g of the accumulator (4; 8), rank r sends
 //   "gather_kv.fwd"  sum over p != r of  n(p, r) K (D + V) e
 //   "gather_kv.bwd"  sum over p != r of  n(p, r) K (D + V) e  +  n(r, p) K (D + V) g
