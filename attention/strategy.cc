@@ -6,9 +6,6 @@
 namespace longship {
 namespace {
 
-constexpr MaskSupport kAllMasks = {
-    .bidirectional = true, .sink_tokens = true, .sink_logit = true, .anchor = true};
-
 // What of `use` the strategy does not serve, in words; empty when it serves all.
 std::string unserved(const Strategy& strategy, const StrategyUse& use) {
   const MaskSupport& masks = strategy.masks;
@@ -50,7 +47,6 @@ std::span<const Strategy> strategies() {
       {.name = "ulysses",
        .summary = "all-to-all from tokens to whole heads and back (arXiv 2309.14509)",
        .layouts = {Layout::kContiguous, Layout::kZigzag},
-       .masks = kAllMasks,
        .limits = "ranks beyond the number of heads compute no attention",
        .softmax = [](const Group& sp,
                      const SoftmaxBlock& kernel) { return make_ulysses(sp, kernel); },
@@ -58,28 +54,24 @@ std::span<const Strategy> strategies() {
       {.name = "ring",
        .summary = "keys and values travel from rank to rank (arXiv 2310.01889)",
        .layouts = {Layout::kZigzag, Layout::kContiguous},
-       .masks = kAllMasks,
        .limits = "the contiguous layout leaves early ranks idle",
        .softmax = [](const Group& sp,
                      const SoftmaxBlock& kernel) { return make_ring(sp, kernel); }},
       {.name = "token_ring",
        .summary = "queries travel from rank to rank, partial outputs return (arXiv 2412.20501)",
        .layouts = {Layout::kZigzag, Layout::kContiguous},
-       .masks = kAllMasks,
        .limits = "the contiguous layout leaves late ranks idle",
        .softmax = [](const Group& sp,
                      const SoftmaxBlock& kernel) { return make_token_ring(sp, kernel); }},
       {.name = "gather_kv",
        .summary = "all-gather of keys and values, one KV head at a time (arXiv 2407.21783)",
        .layouts = {Layout::kZigzag, Layout::kContiguous},
-       .masks = kAllMasks,
        .limits = "the contiguous layout leaves early ranks idle",
        .softmax = [](const Group& sp,
                      const SoftmaxBlock& kernel) { return make_gather_kv(sp, kernel); }},
       {.name = "usp",
        .summary = "ulysses among neighbours, ring between these groups (arXiv 2405.07719)",
        .layouts = {Layout::kZigzag, Layout::kContiguous},
-       .masks = kAllMasks,
        .limits = "the contiguous layout leaves early groups idle; prime numbers of ranks are all "
                  "ulysses or all ring",
        .softmax = [](const Group& sp, const SoftmaxBlock& kernel) { return make_usp(sp, kernel); }},
@@ -121,7 +113,6 @@ std::span<const Strategy> strategies() {
        .summary = "no communication: one rank holds the whole sequence",
        .layouts = {Layout::kContiguous, Layout::kZigzag},
        .max_ranks = 1,
-       .masks = kAllMasks,
        .softmax = [](const Group&, const SoftmaxBlock& kernel) { return make_local(kernel); },
        .linear = [](const Group&) { return make_linear_carry(make_local_states()); }},
   };

@@ -7,25 +7,22 @@ namespace {
 
 struct MaskColumn {
   std::string_view name;
-  void (*ask)(StrategyUse& use);
+  StrategyUse use;
 };
 
-constexpr MaskColumn kMasks[] = {
-    {"causal", [](StrategyUse&) {}},
-    {"window", [](StrategyUse& use) { use.window = 1; }},
-    {"bidirectional", [](StrategyUse& use) { use.causal = false; }},
-    {"sink tokens",
-     [](StrategyUse& use) {
-       use.window = 1;
-       use.num_sink_tokens = 1;
-     }},
-    {"sink logit", [](StrategyUse& use) { use.sink_logit = true; }},
-    {"anchor", [](StrategyUse& use) { use.anchor = true; }},
-};
+// What a layer asks for beside documents.
+constexpr MaskColumn kMasks[] = {{"causal", {}},
+                                 {"window", {.window = 1}},
+                                 {"bidirectional", {.causal = false}},
+                                 {"sink tokens", {.window = 1, .num_sink_tokens = 1}},
+                                 {"sink logit", {.sink_logit = true}},
+                                 {"anchor", {.anchor = true}}};
 
-// Whether the strategy serves the use, on its best layout unless the use has one in mind.
-std::string_view mark(const Strategy& strategy, StrategyUse use) {
+// All but the first are asked for inside a window where the strategy serves nothing else.
+std::string_view mark(const Strategy& strategy, const MaskColumn& mask) {
+  StrategyUse use = mask.use;
   use.layout = strategy.layouts.front();
+  if (!strategy.masks.unlimited && &mask != &kMasks[0]) use.window = 1;
   return strategy.refusal(use).empty() ? "yes" : "-";
 }
 
@@ -58,11 +55,7 @@ std::string strategy_table() {
   for (const Strategy& strategy : strategies()) {
     if (!strategy.serves(MixerFamily::kSoftmax)) continue;
     text += fmt::format("\n{:<14}", strategy.name);
-    for (const MaskColumn& mask : kMasks) {
-      StrategyUse use;
-      mask.ask(use);
-      text += fmt::format(" {:>13}", mark(strategy, use));
-    }
+    for (const MaskColumn& mask : kMasks) text += fmt::format(" {:>13}", mark(strategy, mask));
   }
   return text +
          "\n\nA layer that asks for what its strategy does not serve is refused before the "

@@ -1,0 +1,69 @@
+// A model of what a layer costs under each strategy, forward and backward, for `strategy: auto`.
+//
+//   seconds = compute * imbalance + exposed
+//   exposed = max(0, traffic / rate - the computing it can hide under) + latency * steps
+//
+// Traffic is that of the strategies' own formulas (their headers), for one document over all ranks
+// and shards of s tokens; the slowest rank sets the imbalance. What is left out is the same for all
+// strategies of a layer: projections, norms, convolutions. Computing is counted in flops at one
+// measured rate, which flatters the linear family a little; it matters where strategies differ in
+// balance or in what hides.
+//
+//   strategy       hides under                    exposed
+//   ulysses        nothing                        all-to-all to whole heads and back
+//   ring, token_ring, lightseq    the computing of all steps but the last
+//   gather_kv      the other head groups          the first head group
+//   usp            its ring as ring               its all-to-all
+//   halo           the computing over own keys    what takes longer than that
+//   gather_latent  nothing                        the gathering; and latents are expanded
+//   everywhere zeco, lasp     half of the forward's computing   the rest of the chain, in blocks or
+//   in one piece lasp2          the same                       and every rank composes all
+//   transitions
+#pragma once
+
+#include "attention/registry.h"
+#include "parallel/link_rates.h"
+
+namespace longship {
+
+struct MachineRates {
+  LinkRates links;
+  double flops_per_s = 0;  // of this rank, in attention
+};
+
+// What is the same for all layers of a job.
+struct JobShape {
+  int num_ranks = 1;  // of the sp axis
+  Layout layout = Layout::kContiguous;
+  int64_t num_tokens = 0;     // of a sequence, over all its ranks
+  int64_t element_bytes = 4;  // of activations
+};
+
+struct StrategyCost {
+  double sent_bytes = 0;  // by a rank
+  double compute_s = 0;   // of the slowest rank
+  double exposed_s = 0;   // waiting for messages
+  double seconds() const { return compute_s + exposed_s; }
+};
+
+// Of one mixer under `strategy`, which must serve it; mixer.strategy is not read.
+StrategyCost estimate_cost(const Strategy& strategy, const MixerDescriptor& mixer,
+                           const JobShape& job, const MachineRates& rates);
+
+struct CostedStrategy {
+  const Strategy* strategy = nullptr;
+  StrategyCost cost;
+};
+
+// Every strategy that serves the mixer, the cheapest first; of equals, the first of the table.
+std::vector<CostedStrategy> rank_strategies(const MixerDescriptor& mixer, const JobShape& job,
+                                            const MachineRates& rates);
+
+// "ring: 1.21 ms a layer, 0.10 of it waiting, 3.1 MB sent; then ulysses 1.62, gather_kv 1.7": the
+// choice with its reason. Not for an empty ranking.
+std::string ranking_text(const std::vector<CostedStrategy>& ranking);
+
+// The rate of this rank's softmax kernel on a small block, in flops; takes a few milliseconds.
+double measure_attention_rate(Context& ctx);
+
+}  // namespace longship

@@ -1,0 +1,80 @@
+// What the table of strategies claims, checked against what their schedules do: a mask and layout
+// that a strategy serves gives the results of the definition, and one that it refuses throws.
+// ranks: 1 3 4
+#include <gtest/gtest.h>
+
+#include "attention/softmax_cpu.h"
+#include "attention/strategy.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/gradient_check.h"
+#include "tests/support/mpi_main.h"
+#include "tests/support/softmax_case.h"
+
+namespace longship {
+namespace {
+
+using testing::world;
+
+struct Mask {
+  const char* name;
+  StrategyUse use;
+};
+
+std::vector<Mask> masks() {
+  return {{"causal", {}},
+          {"window", {.window = 4}},
+          {"bidirectional", {.causal = false}},
+          {"bidirectional window", {.window = 4, .causal = false}},
+          {"sink tokens", {.window = 4, .num_sink_tokens = 2}},
+          {"sink logit", {.sink_logit = true}},
+          {"sink logit in a window", {.window = 4, .sink_logit = true}},
+          {"anchor", {.anchor = true}},
+          {"anchor in a window", {.window = 4, .anchor = true}}};
+}
+
+AttentionOptions options_of(Context& ctx, const StrategyUse& use) {
+  AttentionOptions options{.scale = 0.4,
+                           .window = use.window,
+                           .causal = use.causal,
+                           .num_sink_tokens = use.num_sink_tokens,
+                           .anchor = use.anchor};
+  if (use.sink_logit) options.sink_logit_H = Variable::leaf(testing::random_tensor(ctx, {4}, 17));
+  return options;
+}
+
+TEST(StrategyTable, EveryClaimIsWhatTheScheduleDoes) {
+  Context ctx;
+  const SoftmaxCpu kernel;
+  int num_served = 0, num_refused = 0;
+  for (const Strategy& strategy : strategies()) {
+    if (!strategy.serves(MixerFamily::kSoftmax)) continue;
+    if (strategy.max_ranks > 0 && world().size() > strategy.max_ranks) continue;
+    const auto schedule = strategy.softmax(world(), kernel);
+    for (const Mask& mask : masks())
+      for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
+        SCOPED_TRACE(fmt::format("{}, {}, {}", strategy.name, mask.name, layout_name(layout)));
+        StrategyUse use = mask.use;
+        use.num_ranks = world().size();
+        use.layout = layout;
+        const auto batch = testing::random_batch(ctx, {0, 2, 15, 16, 29}, {.query = 4, .kv = 2},
+                                                 DType::kF64, options_of(ctx, use));
+        const SequencePlan plan = testing::plan_of(batch, layout, world());
+        if (strategy.refusal(use).empty()) {
+          const auto found = testing::run(ctx, batch, *schedule, plan, world());
+          testing::expect_equal_to_definition(ctx, batch, found, 1e-12, 1e-11);
+          ++num_served;
+        } else {
+          testing::expect_error(ErrorCode::kConfig, {std::string(strategy.name)},
+                                [&] { testing::run(ctx, batch, *schedule, plan, world()); });
+          ++num_refused;
+        }
+      }
+  }
+  EXPECT_GT(num_served, 80);
+  EXPECT_GT(num_refused, 10);
+}
+
+}  // namespace
+}  // namespace longship
+
+LONGSHIP_MPI_TEST_MAIN()
