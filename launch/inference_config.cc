@@ -1,5 +1,6 @@
 #include "launch/inference_config.h"
 
+#include "launch/auto_strategy.h"
 #include "launch/config.h"
 #include "launch/validate.h"
 
@@ -24,6 +25,10 @@ config::Run inference_config(const Checkpoint& checkpoint, std::span<const std::
   if (context) run.mutable_train()->set_context(*context);
   for (const std::string& assignment : overrides) apply_override(run, assignment);
   validate(run, num_ranks, origin);
+  if (has_auto_strategy(run))
+    throw Error(ErrorCode::kConfig, {.what = "strategy `auto` is for training",
+                                     .next = "name a strategy; `longship inspect --strategies` "
+                                             "lists them"});
   return run;
 }
 

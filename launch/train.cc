@@ -4,6 +4,7 @@
 
 #include "data/batch_loader.h"
 #include "launch/agreement.h"
+#include "launch/auto_strategy.h"
 #include "launch/checkpointing.h"
 #include "launch/config.h"
 #include "launch/job.h"
@@ -124,6 +125,7 @@ int run_train(const TrainArguments& arguments) {
   job.mpi.set_timeout(run.parallel().timeout_s());
 
   const Mesh mesh = Mesh::make(job.world, run.parallel().dp(), run.parallel().sp());
+  for (const std::string& line : choose_strategies(job.ctx, mesh, run)) job.say(line);
   const std::shared_ptr<const TokenFile> tokens = open_tokens(job, run);
   set_vocabulary(run, *tokens);
   const auto batches = make_batch_builder(job, run, tokens, mesh.sp);

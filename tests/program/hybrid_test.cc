@@ -81,6 +81,35 @@ TEST(Hybrid, EvaluatesAndGeneratesOnOtherRanksThanItTrainedOn) {
   EXPECT_EQ(generated.exit_code, 0) << generated.output;
 }
 
+TEST(Hybrid, AutoSaysWhatItChoseAndWhyAndKeepsItWhenResumed) {
+  TinyRun run(kHybrid);
+  const std::vector<std::string> automatic = {
+      "parallel.strategy=auto", "parallel.linear_strategy=auto", "optim.schedule=CONSTANT"};
+  auto train = [&](const char* name, const char* steps) {
+    std::vector<std::string> overrides = automatic;
+    overrides.push_back(std::string("train.steps=") + steps);
+    return run.train(2, name, overrides);
+  };
+  const ProgramResult first = train("run", "2");
+  ASSERT_EQ(first.exit_code, 0) << first.output;
+  for (const char* text : {"auto      measured: ", "auto      gated_delta -> ",
+                           "auto      full -> ", "ms a layer", "; then "})
+    EXPECT_NE(first.output.find(text), std::string::npos) << text << "\n" << first.output;
+
+  const ProgramResult second = train("run", "4");
+  ASSERT_EQ(second.exit_code, 0) << second.output;
+  EXPECT_EQ(second.output.find("measured"), std::string::npos) << second.output;
+  EXPECT_NE(second.output.find("as the run was started with"), std::string::npos) << second.output;
+  // What was chosen is written down: the same run by these names gives the same bits.
+  const ProgramResult named =
+      run_longship(2, "train " + run.folder("run") +
+                          "/config.resolved.textproto --set output_dir=" + run.folder("named"));
+  ASSERT_EQ(named.exit_code, 0) << named.output;
+  EXPECT_EQ(named.output.find("auto  "), std::string::npos) << named.output;
+  EXPECT_EQ(run.metric("run", "loss_hex"), run.metric("named", "loss_hex"));
+  EXPECT_EQ(run.weights_fingerprint("run"), run.weights_fingerprint("named"));
+}
+
 TEST(Hybrid, InspectPrintsLayersAndParametersByKind) {
   TinyRun run(kZoo);
   const ProgramResult result = run_longship(
