@@ -7,87 +7,52 @@
 #include <cstring>
 #include <utility>
 
-#include "attention/registry.h"
-#include "parallel/gradient_reduction.h"
-#include "parallel/mesh.h"
-#include "runtime/model/transformer.h"
 #include "runtime/random.h"
 #include "tests/support/gradient_check.h"
+#include "tests/support/model_step.h"
 #include "tests/support/mpi_main.h"
 
 namespace longship {
 namespace {
 
+using testing::Batch;
+using testing::expect_equal;
+using testing::make_sample;
+using testing::Model;
+using testing::ModelCase;
 using testing::relative_rms;
+using testing::run_step;
+using testing::run_step_on_one_rank;
+using testing::Sample;
+using testing::Step;
 using testing::world;
 
 constexpr int64_t kNumHeads = 8;
 constexpr int64_t kVocabulary = 29;
 
-// One packed sequence of a data-parallel rank, whole.
-struct Sample {
-  std::vector<int64_t> cu_seqlens;
-  Tensor tokens_S, targets_S;  // i32
-  Tensor weights_S;            // fp32, 1 where the loss counts
-};
-
-// Documents of these lengths; a document's last token predicts nothing. Tokens before `loss_begin`
-// do not count either.
-Sample make_sample(const Context& ctx, const std::vector<int64_t>& lengths, uint64_t seed,
-                   int64_t loss_begin = 0) {
-  Sample sample{.cu_seqlens = {0}, .tokens_S = {}, .targets_S = {}, .weights_S = {}};
-  for (int64_t length : lengths) sample.cu_seqlens.push_back(sample.cu_seqlens.back() + length);
-  const int64_t total = sample.cu_seqlens.back();
-  sample.tokens_S = ctx.empty({total}, DType::kI32);
-  sample.targets_S = ctx.zeros({total}, DType::kI32);
-  sample.weights_S = ctx.zeros({total}, DType::kF32);
-  int32_t* tokens = sample.tokens_S.data<int32_t>();
-  for (int64_t t = 0; t < total; ++t)
-    tokens[t] = static_cast<int32_t>(uniform_index(seed, 1, static_cast<uint64_t>(t), kVocabulary));
-  for (size_t d = 0; d < lengths.size(); ++d)
-    for (int64_t t = sample.cu_seqlens[d]; t + 1 < sample.cu_seqlens[d + 1]; ++t) {
-      sample.targets_S.data<int32_t>()[t] = tokens[t + 1];
-      sample.weights_S.data<float>()[t] = t >= loss_begin ? 1 : 0;
-    }
-  return sample;
+// A batch has a sample for each of two data-parallel ranks; one of them may have to compute both.
+Sample sample_of(const Context& ctx, const std::vector<int64_t>& lengths, uint64_t seed,
+                 int64_t loss_begin = 0) {
+  return make_sample(ctx, lengths, seed, kVocabulary, loss_begin);
 }
-
-// A batch for two data-parallel ranks; one of them may have to compute both samples.
-struct Batch {
-  std::string name;
-  std::vector<Sample> samples;
-  double num_loss_tokens = 0;
-};
 
 std::vector<Batch> make_batches(const Context& ctx) {
   std::vector<int64_t> random;
   for (uint64_t d = 0; d < 8; ++d)
     random.push_back(static_cast<int64_t>(d % 3 == 1 ? 1 : uniform_index(5, 2, d, 19)));
-  std::vector<Batch> batches;
-  batches.push_back({"one document", {make_sample(ctx, {61}, 1), make_sample(ctx, {48}, 2)}});
-  batches.push_back({"random documents, some of one token",
-                     {make_sample(ctx, random, 3), make_sample(ctx, {1, 1, 30, 2, 0, 17}, 4)}});
-  batches.push_back({"a document over at least four ranks of four or more",
-                     {make_sample(ctx, {3, 52, 1, 8}, 5), make_sample(ctx, {1, 59, 4}, 6)}});
-  batches.push_back({"all loss tokens on one rank",
-                     {make_sample(ctx, {2, 62}, 7, 61), make_sample(ctx, {64}, 8, 64)}});
-  for (Batch& batch : batches)
-    for (const Sample& sample : batch.samples)
-      for (int64_t t = 0; t < sample.weights_S.numel(); ++t)
-        batch.num_loss_tokens += sample.weights_S.data<float>()[t];
-  return batches;
+  return {{"one document", {sample_of(ctx, {61}, 1), sample_of(ctx, {48}, 2)}},
+          {"random documents, some of one token",
+           {sample_of(ctx, random, 3), sample_of(ctx, {1, 1, 30, 2, 0, 17}, 4)}},
+          {"a document over at least four ranks of four or more",
+           {sample_of(ctx, {3, 52, 1, 8}, 5), sample_of(ctx, {1, 59, 4}, 6)}},
+          {"all loss tokens on one rank",
+           {sample_of(ctx, {2, 62}, 7, 61), sample_of(ctx, {64}, 8, 64)}}};
 }
 
 struct ModelOptions {
   int64_t num_kv_heads = kNumHeads;
   bool qwen = false;  // biases and per-head norms, untied head
   bool recompute = false;
-};
-
-// Loss and the gradient of every parameter, by name.
-struct Step {
-  double loss = 0;
-  std::vector<std::pair<std::string, Tensor>> gradients;
 };
 
 TransformerShape shape_of(const ModelOptions& options) {
@@ -101,8 +66,7 @@ TransformerShape shape_of(const ModelOptions& options) {
           .loss_chunk_tokens = 7};
 }
 
-// The layers of shape_of().
-std::vector<LayerDescriptor> layers_of(const ModelOptions& options, const std::string& strategy) {
+ModelCase case_of(const ModelOptions& options, const std::string& strategy, Layout layout) {
   const TransformerShape shape = shape_of(options);
   MixerDescriptor layer;
   layer.strategy = strategy;
@@ -114,62 +78,16 @@ std::vector<LayerDescriptor> layers_of(const ModelOptions& options, const std::s
                    .qk_norm = options.qwen,
                    .init_std = shape.init_std,
                    .num_layers = shape.num_layers};
-  return {layer, layer};
+  return {.shape = shape, .layers = {layer, layer}, .layout = layout};
 }
 
-// A tiny model, the same on every rank.
-struct Model {
-  ParameterList parameters;
-  Transformer transformer;
-
-  Model(Context& ctx, const Group& sp, const std::string& strategy, Layout layout,
-        const ModelOptions& options)
-      : parameters(ctx, DType::kF32, 11),
-        transformer(shape_of(options), make_mixer_factory(layers_of(options, strategy), sp, layout),
-                    parameters) {}
-};
-
-SequencePlan plan_of(const Sample& sample, Layout layout, const Group& sp) {
-  return SequencePlan::make(sample.cu_seqlens, layout, sp.size(), sp.rank());
-}
-
-// One optimizer step's loss and gradients, each data-parallel rank with its samples.
 Step run(Context& ctx, const Batch& batch, const Mesh& mesh, const std::string& strategy,
          Layout layout, const ModelOptions& options) {
-  Model model(ctx, mesh.sp, strategy, layout, options);
-  double loss = 0;
-  Tape tape;
-  ctx.tape = &tape;
-  for (size_t n = 0; n < batch.samples.size(); ++n) {
-    if (static_cast<int>(n) % mesh.dp.size() != mesh.dp.rank()) continue;
-    const Sample& sample = batch.samples[n];
-    const SequencePlan plan = plan_of(sample, layout, mesh.sp);
-    const Variable loss_sum = model.transformer.loss_sum(ctx, plan.shard(ctx, sample.tokens_S),
-                                                         plan.shard(ctx, sample.targets_S),
-                                                         plan.shard(ctx, sample.weights_S), plan);
-    tape.backward(ctx, loss_sum, 1 / batch.num_loss_tokens);
-    loss += *loss_sum.value().data<float>() / batch.num_loss_tokens;
-  }
-  ctx.tape = nullptr;
-  all_reduce_gradients(ctx, model.parameters, mesh.world);
-
-  Step step{.loss = mesh.world.all_reduce_value("loss", loss, ReduceOp::kSum), .gradients = {}};
-  for (const Parameter& parameter : model.parameters.all())
-    step.gradients.emplace_back(parameter.name, parameter.variable.gradient()->sum());
-  return step;
+  return run_step(ctx, batch, mesh, case_of(options, strategy, layout));
 }
 
 Step run_one_rank(Context& ctx, const Batch& batch, const ModelOptions& options) {
-  const Group self = Group::self();
-  return run(ctx, batch, Mesh::make(self, 1, 1), "local", Layout::kContiguous, options);
-}
-
-void expect_equal(const Step& found, const Step& expected) {
-  EXPECT_NEAR(found.loss, expected.loss, 1e-6 * expected.loss);
-  ASSERT_EQ(found.gradients.size(), expected.gradients.size());
-  for (size_t i = 0; i < found.gradients.size(); ++i)
-    EXPECT_LE(relative_rms(found.gradients[i].second, expected.gradients[i].second), 1e-5)
-        << found.gradients[i].first;
+  return run_step_on_one_rank(ctx, batch, case_of(options, "local", Layout::kContiguous));
 }
 
 // Every way to lay dp in {1, 2} and sp over the ranks of this job.
@@ -179,15 +97,16 @@ std::vector<Mesh> meshes() {
   return result;
 }
 
-// Calls f(mesh, strategy, layout) for every combination, with a trace for failures.
+// Calls f(mesh, strategy, layout) for every combination that is served, with a trace for failures.
 template <class F>
 void for_each_parallelism(F&& f) {
   for (const Mesh& mesh : meshes())
-    for (const std::string strategy : {"ulysses", "ring", "token_ring", "gather_kv"})
-      for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
-        SCOPED_TRACE(fmt::format("dp {} x sp {}, {} {}", mesh.dp.size(), mesh.sp.size(), strategy,
-                                 layout_name(layout)));
-        f(mesh, strategy, layout);
+    for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
+      for (const Strategy* strategy :
+           strategies_for({.num_ranks = mesh.sp.size(), .layout = layout})) {
+        SCOPED_TRACE(fmt::format("dp {} x sp {}, {} {}", mesh.dp.size(), mesh.sp.size(),
+                                 strategy->name, layout_name(layout)));
+        f(mesh, std::string(strategy->name), layout);
       }
 }
 
@@ -234,10 +153,10 @@ TEST(Model, TwoRunsGiveTheSameBits) {
 
 TEST(Model, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
   Context ctx;
-  Sample sample = make_sample(ctx, {4, 1, 31, 12}, 9);
+  Sample sample = sample_of(ctx, {4, 1, 31, 12}, 9);
   for_each_parallelism([&](const Mesh& mesh, const std::string& strategy, Layout layout) {
-    const SequencePlan plan = plan_of(sample, layout, mesh.sp);
-    Model model(ctx, mesh.sp, strategy, layout, {.num_kv_heads = 2});
+    const SequencePlan plan = sample.plan(layout, mesh.sp);
+    Model model(ctx, mesh.sp, case_of({.num_kv_heads = 2}, strategy, layout));
     auto hidden_states = [&] {
       const Tensor local =
           model.transformer.hidden_states(ctx, plan.shard(ctx, sample.tokens_S), plan).value();
