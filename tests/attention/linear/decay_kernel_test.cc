@@ -106,7 +106,7 @@ TEST(DecayKernel, ComposesSegmentsBySummaries) {
 TEST(DecayKernel, GivesTheSameBitsOnAnyNumberOfThreads) {
   for (Gate gate : kAllGates)
     kCheck.expect_same_bits_on_any_number_of_threads(
-        {3 * C + 7, 50, 1}, {.G = 1, .H = 3, .K = 24, .V = 40, .gate = gate});
+        {3 * C + 7, 50, 1, 21 * C + 3}, {.G = 1, .H = 3, .K = 24, .V = 40, .gate = gate});
 }
 
 TEST(DecayKernel, AcceptsARankWithoutTokens) {
