@@ -65,8 +65,8 @@ RecallPlan plan_of(const EvalArguments& arguments, int64_t trained_context,
       if (pairs < 1 || pairs > associative.max_pairs())
         refuse(fmt::format("--pairs {}", pairs),
                fmt::format("1 to {} with the ids of this tokenizer", associative.max_pairs()));
-      if (const int64_t least = AssociativeTask::least_length(pairs); shortest < least)
-        refuse(fmt::format("--lengths {}", shortest),
+      if (const int64_t least = AssociativeTask::least_length(pairs); plan.longest() < least)
+        refuse(fmt::format("--lengths {}", plan.longest()),
                fmt::format("at least {} tokens for {} pairs", least, pairs));
     }
   }
@@ -156,12 +156,14 @@ json run_passkey(const RecallRunner& runner, const PasskeyTask& task, const Reca
   return cells;
 }
 
-// Cells of [2^b, 2^(b+1)) tokens between a value and its repetition.
+// Cells of [2^b, 2^(b+1)) tokens between a value and its repetition. Pairs that a length has no
+// room for are left out.
 json run_associative(const RecallRunner& runner, const AssociativeTask& task,
                      const RecallPlan& plan) {
   json cells = json::array();
   for (int64_t length : plan.lengths)
     for (int64_t pairs : plan.pairs) {
+      if (length < AssociativeTask::least_length(pairs)) continue;
       std::map<int64_t, Cell> by_distance;
       Cell all;
       runner.run(

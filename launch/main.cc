@@ -45,7 +45,7 @@ void add_recall_sizes(CLI::App& verb, CLI::Option& needs, std::vector<int64_t>& 
       ->delimiter(',')
       ->allow_extra_args(false)
       ->capture_default_str();
-  verb.add_option("--pairs", pairs, "Pairs of a key and a value in a document: 8,32")
+  verb.add_option("--pairs", pairs, "Pairs of a key and a value in a document, 4 tokens each: 8,32")
       ->needs(&needs)
       ->delimiter(',')
       ->allow_extra_args(false)

@@ -57,6 +57,21 @@ TEST(Recall, ScoresAreTheSameOnAnyNumberOfRanks) {
   }
 }
 
+TEST(Recall, PairsThatALengthHasNoRoomForAreLeftOut) {
+  TinyRun run;
+  ASSERT_EQ(run.train(1, "run", {"train.steps=2"}).exit_code, 0);
+  const std::string out = run.files().path("recall.json");
+  const ProgramResult result = run_longship(
+      0, "eval --recall " + run.folder("run") +
+             " --tasks associative --lengths 20,40 --pairs 4,8 --samples 2 --json " + out);
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  const json report = read_json(out);
+  EXPECT_FALSE(report.contains("passkey"));
+  std::vector<std::pair<int64_t, int64_t>> rows;
+  for (const json& row : report["associative"]) rows.emplace_back(row["length"], row["pairs"]);
+  EXPECT_EQ(rows, (std::vector<std::pair<int64_t, int64_t>>{{20, 4}, {40, 4}, {40, 8}}));
+}
+
 TEST(Recall, PreparedDocumentsCountTheirAnswersOnly) {
   const TemporaryFolder files;
   auto prepare = [&](const std::string& name, const std::string& options) {
@@ -104,7 +119,7 @@ TEST(Recall, OptionsThatCannotBeAreRefused) {
   refuses(eval + " --recall --tokens " + run.tokens(), "--tokens");
   refuses(eval + " --tokens " + run.tokens() + " --depths 50", "--recall");
   refuses(eval + " --recall --lengths 50", "--lengths 50");
-  refuses(eval + " --recall --tasks associative --lengths 32", "at least 33 tokens for 8 pairs");
+  refuses(eval + " --recall --tasks associative --lengths 32,20", "at least 33 tokens for 8 pairs");
   refuses(eval + " --recall --lengths 128 --depths 101", "--depths 101");
   refuses(eval + " --recall --lengths 128,nine", "nine");
   refuses(eval + " --recall --lengths 999 --pairs 86", "1 to 85");

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# What full attention is for: trains two small stacks on associative recall, one with a layer of
+# full attention and one without, and compares how many values each recalls.
+# shellcheck source=launch/setup/machine.sh
+set -euo pipefail
+example=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$example/../../launch/setup/machine.sh"
+
+usage() {
+  cat << END
+usage: run.sh [--ranks N] [--out FOLDER]
+  --ranks N     ranks that share each sequence (default 2)
+  --out FOLDER  where tokens and runs go (default $build_dir/recall);
+                the runs of an earlier start there are replaced
+END
+}
+
+ranks=2
+out=$build_dir/recall
+while [ $# -gt 0 ]; do
+  case $1 in
+    --ranks | --out)
+      [ $# -ge 2 ] || fail "$1 needs a value"
+      printf -v "${1#--}" '%s' "$2"
+      shift 2
+      ;;
+    -h | --help)
+      usage
+      exit
+      ;;
+    *) fail "unknown argument: $1" "$(usage)" ;;
+  esac
+done
+[[ $ranks =~ ^[1-9][0-9]*$ ]] || fail "--ranks must be a positive number, not '$ranks'"
+
+longship=$build_dir/longship
+[ -x "$longship" ] || fail "$longship is not built" "run launch/setup/build.sh first"
+
+# Ranks share the cores; with fewer cores than ranks, each has one thread and waits politely.
+threads=$(($(count_cores) / ranks))
+export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
+mpi=(mpirun -n "$ranks" --oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
+[ "$(id -u)" -ne 0 ] || mpi+=(--allow-run-as-root)
+
+mkdir -p "$out"
+start=$SECONDS
+say "documents with 1 to 8 pairs of a key and a value in 64 tokens"
+"$longship" prepare --synthetic associative --documents 60000 --lengths 64 --pairs 1,2,4,8 \
+  --output "$out/pairs.tokens" --overwrite
+
+for stack in hybrid linear; do
+  say "training the $stack stack, $ranks ranks, $OMP_NUM_THREADS threads each"
+  rm -rf "${out:?}/$stack"
+  "${mpi[@]}" "$longship" train "$example/$stack.textproto" --set "output_dir=$out/$stack" \
+    --set "data.tokens=$out/pairs.tokens"
+done
+for stack in hybrid linear; do
+  say "what the $stack stack recalls"
+  "${mpi[@]}" "$longship" eval "$out/$stack" --recall --tasks associative --lengths 128,512 \
+    --pairs 1,4,8,16,24 --samples 64 --json "$out/$stack.json"
+done
+say "done in $((SECONDS - start)) s; tokens, runs and results are in $out"
