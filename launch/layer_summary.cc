@@ -16,13 +16,23 @@ std::string rope_text(double theta) {
   return theta == 0 ? "no positions" : fmt::format("rope theta {:g}", theta);
 }
 
+// What differs from the causal mask.
+std::string mask_text(const SoftmaxMixerOptions& options) {
+  std::string text;
+  if (options.window > 0) text += fmt::format(", window {}", options.window);
+  if (!options.causal) text += ", bidirectional";
+  if (options.num_sink_tokens > 0) text += fmt::format(", {} sink tokens", options.num_sink_tokens);
+  if (options.sink_logits) text += ", sink logits";
+  if (options.anchor) text += ", anchor";
+  return text;
+}
+
 std::string sizes(const MixerDescriptor& mixer) {
   switch (find_mixer_backend(mixer.backend).family) {
     case MixerFamily::kSoftmax:
-      return fmt::format(
-          "{} query and {} KV heads of {}, {}{}", mixer.softmax.num_heads,
-          mixer.softmax.num_kv_heads, mixer.softmax.head_size, rope_text(mixer.softmax.rope_theta),
-          mixer.softmax.window == 0 ? "" : fmt::format(", window {}", mixer.softmax.window));
+      return fmt::format("{} query and {} KV heads of {}, {}{}", mixer.softmax.num_heads,
+                         mixer.softmax.num_kv_heads, mixer.softmax.head_size,
+                         rope_text(mixer.softmax.rope_theta), mask_text(mixer.softmax));
     case MixerFamily::kLatent:
       return fmt::format("{} heads of {} + {} and {}, latent of {}, {}", mixer.latent.num_heads,
                          mixer.latent.qk_nope_head_size, mixer.latent.qk_rope_head_size,

@@ -252,27 +252,33 @@ ConfiguredLayers read_layers(const config::Run& run, std::vector<std::string>& p
   return layers;
 }
 
-std::vector<std::string> strategy_problems(const ConfiguredLayers& layers, int num_sp,
-                                           Layout layout) {
+std::vector<std::string> strategy_problems(const ConfiguredLayers& layers, const config::Run& run,
+                                           int num_sp) {
   std::vector<std::string> problems;
-  for (const ConfiguredMixer& mixer : layers.mixers) {
-    const StrategyUse use = strategy_use(mixer.descriptor, num_sp, layout);
-    const std::string& name = mixer.descriptor.strategy;
-    const Strategy* strategy = find_entry(strategies(), name);
-    std::string problem;
-    if (name == kAutoStrategy) {
-      if (strategies_for(use).empty()) problem = "no strategy serves this mask and layout";
-    } else if (strategy == nullptr) {
-      problem = fmt::format("unknown strategy `{}`, expected {}, {}", name,
-                            known_names(strategies()), kAutoStrategy);
-    } else {
-      problem = strategy->refusal(use);
-    }
-    if (problem.empty()) continue;
-    problem = fmt::format("{}: {}", mixer.strategy_field, problem);
+  auto add = [&](const std::string& field, const std::string& problem) {
+    const std::string line = fmt::format("{}: {}", field, problem);
     // Mixers that share a default share its problem.
-    if (std::find(problems.begin(), problems.end(), problem) == problems.end())
-      problems.push_back(std::move(problem));
+    if (std::find(problems.begin(), problems.end(), line) == problems.end())
+      problems.push_back(line);
+  };
+  auto is_known = [&](const std::string& field, const std::string& name) {
+    if (name == kAutoStrategy || find_entry(strategies(), name) != nullptr) return true;
+    add(field, fmt::format("unknown strategy `{}`, expected {}, {}", name,
+                           known_names(strategies()), kAutoStrategy));
+    return false;
+  };
+  is_known("parallel.strategy", run.parallel().strategy());
+  is_known("parallel.linear_strategy", run.parallel().linear_strategy());
+  for (const ConfiguredMixer& mixer : layers.mixers) {
+    const std::string& name = mixer.descriptor.strategy;
+    if (!is_known(mixer.strategy_field, name)) continue;
+    const StrategyUse use = strategy_use(mixer.descriptor, num_sp, layout_of(run));
+    if (name != kAutoStrategy) {
+      if (const std::string refusal = find_strategy(name).refusal(use); !refusal.empty())
+        add(mixer.strategy_field, refusal);
+    } else if (strategies_for(use).empty()) {
+      add(mixer.strategy_field, "no strategy serves this mask and layout");
+    }
   }
   return problems;
 }

@@ -37,9 +37,10 @@ struct ConfiguredLayers {
 // from, naming the field. With new problems, the result is only good for finding more.
 ConfiguredLayers read_layers(const config::Run& run, std::vector<std::string>& problems);
 
-// What of it `num_sp` ranks cannot share, one line each.
-std::vector<std::string> strategy_problems(const ConfiguredLayers& layers, int num_sp,
-                                           Layout layout);
+// What of it `num_sp` ranks cannot share, one line each; and defaults that no strategy has the name
+// of, though no layer may follow them.
+std::vector<std::string> strategy_problems(const ConfiguredLayers& layers, const config::Run& run,
+                                           int num_sp);
 
 // Writes out what blocks leave to their backend or to other fields. For a model without problems.
 void resolve_layers(config::Run& run);

@@ -72,7 +72,7 @@ void check_parallel(const config::Run& run, const ConfiguredLayers& layers, int 
   config::Parallel resolved = parallel;
   resolve_ranks(resolved, num_ranks);
   const int num_sp = resolved.sp(), num_dp = resolved.dp();
-  problems.add(strategy_problems(layers, num_sp, layout_of(run)));
+  problems.add(strategy_problems(layers, run, num_sp));
   const config::Train& train = run.train();
   problems.require(train.context() < 1 || train.context() >= num_sp,
                    "train.context = {} tokens cannot be split over {} ranks: lower parallel.sp",

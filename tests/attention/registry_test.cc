@@ -99,6 +99,23 @@ TEST(Registry, LightseqServesCausalLayersOnTheContiguousLayout) {
       << refusal;
 }
 
+TEST(Registry, StrategiesThatNeedAWindowDoNotServeLatentLayers) {
+  const std::string refusal =
+      find_strategy("halo").refusal({.family = MixerFamily::kLatent, .num_ranks = 2});
+  EXPECT_NE(refusal.find("does not serve latent layers: choose"), std::string::npos) << refusal;
+  EXPECT_NE(refusal.find("gather_latent"), std::string::npos) << refusal;
+}
+
+TEST(Registry, MixersOfOneLayerNeedModulesOfTheirOwn) {
+  const MixerDescriptor full{.softmax = options()};
+  EXPECT_EQ(module_conflict(full), "");
+  EXPECT_NE(module_conflict(LayerDescriptor({full, full})).find("`self_attn`"), std::string::npos);
+  MixerDescriptor mamba{.backend = "mamba2"};
+  EXPECT_EQ(module_conflict(LayerDescriptor({mamba, full})), "");
+  EXPECT_EQ(problems(LayerDescriptor(std::vector<MixerDescriptor>{}), 1, Layout::kZigzag).size(),
+            1u);
+}
+
 TEST(Registry, FindsEveryProblemOfALayer) {
   EXPECT_TRUE(problems(MixerDescriptor{.softmax = options()}, 1, Layout::kZigzag).empty());
   MixerDescriptor layer{.backend = "full", .strategy = "local", .softmax = options()};

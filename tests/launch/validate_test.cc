@@ -52,6 +52,10 @@ TEST(Validate, FindsEachBrokenRule) {
   expect_problem({"parallel.sp=2", "parallel.dp=2"}, 2, "do not fit 2 ranks");
   expect_problem({"parallel.strategy=local"}, 2, "local");
   expect_problem({"parallel.strategy=spiral"}, 2, "spiral");
+  expect_problem({"parallel.linear_strategy=zeko"}, 2,
+                 "parallel.linear_strategy: unknown strategy");
+  expect_problem({"parallel.strategy=halo"}, 2, "serves only layers with a sliding window");
+  expect_problem({"parallel.strategy=lightseq"}, 2, "choose the layout `contiguous`");
   expect_problem({"parallel.timeout_s=0"}, 1, "timeout_s");
   expect_problem({"optim.beta2=1"}, 1, "beta2");
   expect_problem({"optim.warmup_steps=11"}, 1, "exceed train.steps");
@@ -92,6 +96,25 @@ TEST(Validate, AcceptsAndResolvesAHybrid) {
   EXPECT_EQ(run.model().mixer(1).attention().head_size(), 16);
   EXPECT_TRUE(find_problems(run, 2).empty());
   EXPECT_FALSE(run.model().has_attention());
+}
+
+TEST(Validate, AutoIsAStrategyOfEveryMixer) {
+  EXPECT_TRUE(
+      find_problems(good({"parallel.strategy=auto", "parallel.linear_strategy=auto"}), 3).empty());
+}
+
+TEST(Validate, LinearLayersTakeTheirBackendsDefaults) {
+  config::Run run = hybrid("gated_delta, full", R"(
+mixer { name: "gated_delta" linear { num_heads: 4 key_size: 8 value_size: 16 max_beta: 2 } }
+mixer { name: "full" attention { num_heads: 4 } }
+)");
+  EXPECT_TRUE(find_problems(run, 2).empty());
+  resolve_automatic_values(run, 2);
+  const config::LinearAttention& linear = run.model().mixer(0).linear();
+  EXPECT_EQ(linear.conv_size(), 4);
+  EXPECT_EQ(linear.gate(), "softplus");
+  EXPECT_EQ(linear.num_key_heads(), 4);
+  EXPECT_EQ(linear.max_beta(), 2);
 }
 
 TEST(Validate, FindsEachBrokenRuleOfAHybrid) {
