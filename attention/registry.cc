@@ -151,6 +151,14 @@ std::string module_conflict(const LayerDescriptor& layer) {
   return {};
 }
 
+std::vector<std::string> option_problems(const MixerDescriptor& mixer) {
+  std::vector<std::string> found = find_mixer_backend(mixer.backend).problems(mixer);
+  for (const double multiplier : {mixer.input_multiplier, mixer.output_multiplier})
+    if (!std::isfinite(multiplier))
+      found.push_back(fmt::format("multiplier {} is not finite", multiplier));
+  return found;
+}
+
 std::vector<std::string> problems(const MixerDescriptor& mixer, int num_ranks, Layout layout) {
   std::vector<std::string> found;
   const MixerBackend* backend = find_entry(mixer_backends(), mixer.backend);
@@ -166,10 +174,7 @@ std::vector<std::string> problems(const MixerDescriptor& mixer, int num_ranks, L
         !refusal.empty())
       found.push_back(std::move(refusal));
   if (backend != nullptr)
-    for (std::string& problem : backend->problems(mixer)) found.push_back(std::move(problem));
-  for (const double multiplier : {mixer.input_multiplier, mixer.output_multiplier})
-    if (!std::isfinite(multiplier))
-      found.push_back(fmt::format("multiplier {} is not finite", multiplier));
+    for (std::string& problem : option_problems(mixer)) found.push_back(std::move(problem));
   return found;
 }
 

@@ -66,6 +66,9 @@ StrategyUse strategy_use(const MixerDescriptor& mixer, int num_ranks, Layout lay
 // Why the mixers of a layer cannot stand beside each other; empty when they can.
 std::string module_conflict(const LayerDescriptor& layer);
 
+// What is wrong with the options of a mixer of a known backend, whatever its strategy.
+std::vector<std::string> option_problems(const MixerDescriptor& mixer);
+
 // What is wrong with the names of one mixer or layer and with their use over `num_ranks` ranks of
 // sp, one line each; the options of the backends included. Empty when it can be built.
 std::vector<std::string> problems(const MixerDescriptor& mixer, int num_ranks, Layout layout);

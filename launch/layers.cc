@@ -125,11 +125,8 @@ ConfiguredMixer configured(const config::Run& run, const config::Mixer& mixer,
     descriptor.linear =
         linear_options(model, descriptor.backend, mixer.linear(), made.block, problems);
   }
-  for (const std::string& problem : backend.problems(descriptor))
+  for (const std::string& problem : option_problems(descriptor))
     problems.push_back(fmt::format("{}: {}", made.block, problem));
-  for (const double multiplier : {mixer.input_multiplier(), mixer.output_multiplier()})
-    if (!std::isfinite(multiplier))
-      problems.push_back(fmt::format("{}: multiplier {} is not finite", where, multiplier));
   return made;
 }
 

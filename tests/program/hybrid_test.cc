@@ -44,6 +44,23 @@ TEST(Hybrid, ResumesBitForBitOnTwoRanks) {
   }
 }
 
+TEST(Hybrid, GoesOnUnderOtherStrategies) {
+  TinyRun run(kHybrid);
+  ASSERT_EQ(run.train(2, "run", {"train.steps=2", "optim.schedule=CONSTANT"}).exit_code, 0);
+  const ProgramResult result =
+      run.train(2, "run",
+                {"train.steps=3", "optim.schedule=CONSTANT", "model.mixer.full.strategy=ulysses",
+                 "model.mixer.gated_delta.strategy=lasp2"});
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_NE(result.output.find("model.mixer.full.strategy: \"\" -> \"ulysses\""), std::string::npos)
+      << result.output;
+  const ProgramResult other =
+      run.train(2, "run", {"train.steps=4", "model.mixer.gated_delta.linear.max_beta=2"});
+  EXPECT_EQ(other.exit_code, 2) << other.output;
+  EXPECT_NE(other.output.find("gated_delta.linear.max_beta: 1 -> 2"), std::string::npos)
+      << other.output;
+}
+
 TEST(Hybrid, TrainsAlikeOnAnyNumberOfRanksAndLearns) {
   TinyRun run(kHybrid);
   for (int ranks : {1, 3}) {
