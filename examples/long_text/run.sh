@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job, with the longship program already built: gets real English text, trains a small
-# byte-level model on ranks that share each sequence, continues at 8 times the context with a larger
-# RoPE base, and prints perplexity by position before and after.
+# byte-level hybrid of linear and full attention on ranks that share each sequence, continues at 8
+# times the context with a larger RoPE base, and prints perplexity by position before and after.
 # shellcheck source=launch/setup/machine.sh
 set -euo pipefail
 example=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
