@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What full attention is for: trains two small stacks on associative recall, one with a layer of
-# full attention and one without, and compares how many values each recalls.
+# Trains two small stacks on associative recall, one with a layer of full attention and one without,
+# and prints how many values each recalls.
 # shellcheck source=launch/setup/machine.sh
 set -euo pipefail
 example=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
