@@ -29,7 +29,7 @@ std::optional<config::Run> earlier_run(const Group& world, const config::Run& ru
     if (world.rank() == 0 && std::filesystem::exists(path))
       bytes = load_config(path.string(), {}).SerializeAsString();
   });
-  bytes = world.all_gather_bytes("auto.resume", bytes)[0];
+  bytes = world.broadcast_bytes("auto.resume", bytes, 0);
   if (bytes.empty()) return std::nullopt;
   config::Run earlier;
   earlier.ParseFromString(bytes);
@@ -57,7 +57,7 @@ MachineRates measure_rates(Context& ctx, const Mesh& mesh) {
   MachineRates rates{.links = measure_links(ctx, mesh.sp),
                      .flops_per_s = measure_attention_rate(ctx)};
   const std::string mine(reinterpret_cast<const char*>(&rates), sizeof rates);
-  const std::string first = mesh.world.all_gather_bytes("auto.rates", mine)[0];
+  const std::string first = mesh.world.broadcast_bytes("auto.rates", mine, 0);
   std::memcpy(&rates, first.data(), sizeof rates);
   return rates;
 }

@@ -136,7 +136,7 @@ std::vector<CheckpointLocation> list_together(const fs::path& root, const Group&
     for (const CheckpointLocation& location : list_checkpoints(root))
       names += location.directory.filename().string() + "\n";
   });
-  names = world.all_gather_bytes("checkpoint.list", names)[0];
+  names = world.broadcast_bytes("checkpoint.list", names, 0);
   std::vector<CheckpointLocation> locations;
   for (size_t begin = 0; begin < names.size();) {
     const size_t end = names.find('\n', begin);
@@ -158,7 +158,7 @@ void save_checkpoint(const CheckpointSource& source, const TrainingState& state)
     directory.emplace(root / checkpoint_name(state.step));
     temporary_path = directory->temporary_path().string();
   });
-  temporary_path = world.all_gather_bytes("checkpoint.path", temporary_path)[0];
+  temporary_path = world.broadcast_bytes("checkpoint.path", temporary_path, 0);
 
   std::string record;
   run_together(world, "checkpoint.write", [&] {

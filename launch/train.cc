@@ -39,7 +39,7 @@ config::Run read_config(const Job& job, const TrainArguments& arguments) {
   run_together(job.world, "train.config", [&] {
     if (job.is_first_rank()) run = load_config(arguments.config, arguments.overrides);
   });
-  run.ParseFromString(job.world.all_gather_bytes("train.config", run.SerializeAsString())[0]);
+  run.ParseFromString(job.world.broadcast_bytes("train.config", run.SerializeAsString(), 0));
   return run;
 }
 

@@ -208,6 +208,19 @@ std::vector<std::string> Group::all_gather_bytes(std::string_view label,
   return result;
 }
 
+std::string Group::broadcast_bytes(std::string_view label, const std::string& bytes,
+                                   int root) const {
+  const auto memory = std::make_shared<Memory>();
+  const int64_t own_length = std::ssize(bytes);
+  const Tensor length = Tensor::from(memory, {1}, std::span<const int64_t>(&own_length, 1));
+  broadcast(label, length, root).wait();
+  const Tensor text = Tensor::empty(memory, {*length.data<int64_t>()}, DType::kU8);
+  if (rank() == root) std::memcpy(text.raw(), bytes.data(), bytes.size());
+  broadcast(label, text, root).wait();
+  return std::string(reinterpret_cast<const char*>(text.raw()),
+                     static_cast<size_t>(text.num_bytes()));
+}
+
 CommStats Group::stats() const {
   return backend_->recorder().snapshot();
 }

@@ -120,6 +120,8 @@ class Group {
   double all_reduce_value(std::string_view label, double value, ReduceOp op) const;
   // Every rank's bytes, in rank order. Lengths may differ.
   std::vector<std::string> all_gather_bytes(std::string_view label, const std::string& bytes) const;
+  // The root's bytes; what other ranks pass is not read.
+  std::string broadcast_bytes(std::string_view label, const std::string& bytes, int root) const;
 
   CommStats stats() const;
   void reset_stats() const;

@@ -60,7 +60,7 @@ LinkRates measure_links(const Context& ctx, const Group& group, int64_t largest_
       rate(static_cast<double>(rows_each * 4 * (P - 1)), all_s, rates.latency_s);
 
   const std::string mine(reinterpret_cast<const char*>(&rates), sizeof rates);
-  const std::string first = group.all_gather_bytes(kLabel, mine)[0];
+  const std::string first = group.broadcast_bytes(kLabel, mine, 0);
   std::memcpy(&rates, first.data(), sizeof rates);
   return rates;
 }

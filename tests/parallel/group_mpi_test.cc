@@ -243,6 +243,14 @@ TEST(Group, ValuesAndBytesReachEveryRank) {
   const auto all = group.all_gather_bytes("test.text", text(group.rank()));
   ASSERT_EQ(std::ssize(all), size);
   for (int peer = 0; peer < size; ++peer) EXPECT_EQ(all[static_cast<size_t>(peer)], text(peer));
+  for (int root = 0; root < size; ++root)
+    EXPECT_EQ(group.broadcast_bytes("test.root", text(group.rank()), root), text(root));
+  // A length and the bytes to every other rank; nothing else.
+  group.reset_stats();
+  const std::string zeros = group.broadcast_bytes(
+      "test.zeros", group.rank() == 0 ? std::string(5, '\0') : std::string(9, 'x'), 0);
+  EXPECT_EQ(zeros, std::string(5, '\0'));
+  EXPECT_EQ(group.stats().sent_bytes("test.zeros"), group.rank() == 0 ? (size - 1) * (8 + 5) : 0);
 }
 
 // Operations of two groups are issued in one order and waited for in the reverse one, so matching

@@ -50,6 +50,7 @@ TEST_F(SelfGroup, CopiesRowsAndLeavesSumsAlone) {
   EXPECT_EQ(group_.all_reduce_value("x", int64_t{5}, ReduceOp::kMin), 5);
   EXPECT_EQ(group_.all_reduce_value("x", 0.5, ReduceOp::kSum), 0.5);
   EXPECT_EQ(group_.all_gather_bytes("x", "abc"), std::vector<std::string>{"abc"});
+  EXPECT_EQ(group_.broadcast_bytes("x", "abc", 0), "abc");
 }
 
 TEST_F(SelfGroup, MatchesItsOwnMessagesInOrder) {
