@@ -33,22 +33,20 @@ RowHalo::RowHalo(const SequencePlan& plan, int64_t width, HaloSide side) : side_
       const int64_t begin = std::max(wanted_begin, source.global_begin);
       const int64_t length = std::min(wanted_end, source.global_begin + source.length) - begin;
       if (cut[j].rank == plan.rank())
-        send_.push_back({cut[i].rank, source.slot + begin - source.global_begin, length});
+        send_.push_back({cut[i].rank, {source.slot + begin - source.global_begin, length}});
       if (!is_mine) continue;
-      receive_.push_back({cut[j].rank, num_rows_, length});
+      receive_.push_back({cut[j].rank, {num_rows_, length}});
       num_rows_ += length;
     }
     if (is_mine) rows_[static_cast<size_t>(cut[i].index)] = {halo_begin, num_rows_ - halo_begin};
   }
 }
 
-Work RowHalo::exchange(const Group& group, std::string_view label, const Tensor& x,
-                       const Tensor& halo) const {
+Work RowHalo::exchange(const Group& group, std::string_view label, const TensorRows& x,
+                       const TensorRows& halos) const {
   std::vector<P2P> batch;
-  for (const Piece& piece : send_)
-    batch.push_back(P2P::send(piece.peer, x.slice(0, piece.begin, piece.length)));
-  for (const Piece& piece : receive_)
-    batch.push_back(P2P::receive(piece.peer, halo.slice(0, piece.begin, piece.length)));
+  for (const Piece& piece : send_) add_send(batch, piece.peer, slice(x, piece.rows));
+  for (const Piece& piece : receive_) add_receive(batch, piece.peer, slice(halos, piece.rows));
   return group.exchange(label, std::move(batch));
 }
 

@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
-#include "parallel/group.h"
 #include "parallel/sequence_plan.h"
+#include "parallel/tensor_rows.h"
 
 namespace longship {
 
@@ -17,31 +17,28 @@ enum class HaloSide { kBefore, kBehind };
 // segments of a rank may have halos that overlap.
 class RowHalo {
  public:
-  struct Rows {
-    int64_t begin = 0, count = 0;
-  };
-
   // Up to `width` >= 0 tokens on one side of every local segment.
   RowHalo(const SequencePlan& plan, int64_t width, HaloSide side);
 
   HaloSide side() const { return side_; }
   int64_t num_rows() const { return num_rows_; }
   // The halo of local segment n among the received rows, in batch order.
-  Rows rows(int64_t n) const { return rows_[static_cast<size_t>(n)]; }
+  RowRange rows(int64_t n) const { return rows_[static_cast<size_t>(n)]; }
 
-  // Starts to fill halo [num_rows(), ...] with rows of every rank's x [T, ...]; both contiguous and
-  // of one dtype. Collective. Counts the rows sent to other ranks.
-  Work exchange(const Group& group, std::string_view label, const Tensor& x,
-                const Tensor& halo) const;
+  // Starts to fill every halo [num_rows(), ...] with rows of all ranks' x [T, ...] of the same
+  // place; both contiguous and of one dtype. One batch with a message per tensor and run of rows.
+  // Collective. Counts the rows sent to other ranks.
+  Work exchange(const Group& group, std::string_view label, const TensorRows& x,
+                const TensorRows& halos) const;
 
  private:
   struct Piece {
     int peer;
-    int64_t begin, length;  // of x where it is sent, of the halo where it is received
+    RowRange rows;  // of x where it is sent, of the halo where it is received
   };
 
   HaloSide side_;
-  std::vector<Rows> rows_;  // by local segment
+  std::vector<RowRange> rows_;  // by local segment
   int64_t num_rows_ = 0;
   std::vector<Piece> send_, receive_;
 };

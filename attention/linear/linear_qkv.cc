@@ -20,13 +20,13 @@ LinearQkv::LinearQkv(const LinearMixerOptions& options, const LinearParameterNam
     : options_(options) {
   auto make = [&](const std::string& initial, int64_t channels, bool silu) {
     Role role{.weight_CE = parameters.matrix(initial + "_proj", channels, options.hidden_size),
-              .conv_CW = {},
+              .conv_C1W = {},
               .conv_bias_C = {},
               .norm_K = {},
               .silu = silu};
     const std::string conv = initial + "_conv1d";
     if (options.conv_size > 0)
-      role.conv_CW = parameters.convolution(conv, channels, options.conv_size);
+      role.conv_C1W = parameters.convolution(conv, channels, options.conv_size);
     if (options.conv_bias)
       role.conv_bias_C = parameters.convolution_bias(conv, channels, options.conv_size);
     return role;
@@ -41,18 +41,25 @@ LinearQkv::LinearQkv(const LinearMixerOptions& options, const LinearParameterNam
   }
 }
 
-Variable LinearQkv::projected(Context& ctx, const Role& role, const Variable& x_TE,
-                              const SequencePlan& plan, const Group& sp) const {
-  const Variable y_TC = linear(ctx, x_TE, role.weight_CE);
-  if (role.conv_CW.defined())
-    return short_convolution(
-        ctx, sp,
-        {.x_TC = y_TC,
-         .weight_CW = reshape(ctx, role.conv_CW, {role.conv_CW.dim(0), role.conv_CW.dim(2)}),
-         .bias_C = role.conv_bias_C,
-         .silu = role.silu},
-        plan);
-  return role.silu ? silu(ctx, y_TC) : y_TC;
+std::vector<Variable> LinearQkv::projected(Context& ctx, const std::vector<const Role*>& roles,
+                                           const Variable& x_TE, const SequencePlan& plan,
+                                           const Group& sp) const {
+  std::vector<Variable> y_TC;
+  for (const Role* role : roles) y_TC.push_back(linear(ctx, x_TE, role->weight_CE));
+  if (options_.conv_size == 0) {
+    for (size_t i = 0; i < roles.size(); ++i)
+      if (roles[i]->silu) y_TC[i] = silu(ctx, y_TC[i]);
+    return y_TC;
+  }
+  std::vector<ShortConvolutionInput> inputs;
+  for (size_t i = 0; i < roles.size(); ++i) {
+    const Variable& conv_C1W = roles[i]->conv_C1W;
+    inputs.push_back({.x_TC = y_TC[i],
+                      .weight_CW = reshape(ctx, conv_C1W, {conv_C1W.dim(0), conv_C1W.dim(2)}),
+                      .bias_C = roles[i]->conv_bias_C,
+                      .silu = roles[i]->silu});
+  }
+  return short_convolution(ctx, sp, inputs, plan);
 }
 
 Variable LinearQkv::query_or_key(Context& ctx, const Role& role, const Variable& heads_TGK,
@@ -80,15 +87,16 @@ Variable LinearQkv::query_or_key(Context& ctx, const Role& role, const Variable&
 LinearQkv::Heads LinearQkv::forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan,
                                     const Group& sp, SharedRopeAngles& rope_angles) const {
   const int64_t T = x_TE.dim(0), G = options_.key_heads(), K = options_.key_size;
-  auto key_side = [&](const Role& role) {
-    const Variable heads_TGK = reshape(ctx, projected(ctx, role, x_TE, plan, sp), {T, G, K});
-    return query_or_key(ctx, role, heads_TGK, plan, rope_angles);
+  const bool has_keys = k_.weight_CE.defined();
+  const std::vector<Variable> y_TC =
+      projected(ctx, has_keys ? std::vector{&q_, &k_, &v_} : std::vector{&q_, &v_}, x_TE, plan, sp);
+  auto key_side = [&](const Role& role, const Variable& y) {
+    return query_or_key(ctx, role, reshape(ctx, y, {T, G, K}), plan, rope_angles);
   };
   Heads heads;
-  heads.q_TGK = key_side(q_);
-  if (k_.weight_CE.defined()) heads.k_TGK = key_side(k_);
-  heads.v_THV = reshape(ctx, projected(ctx, v_, x_TE, plan, sp),
-                        {T, options_.num_heads, options_.value_size});
+  heads.q_TGK = key_side(q_, y_TC.front());
+  if (has_keys) heads.k_TGK = key_side(k_, y_TC[1]);
+  heads.v_THV = reshape(ctx, y_TC.back(), {T, options_.num_heads, options_.value_size});
   return heads;
 }
 

@@ -3,6 +3,8 @@
 //   projection ► short convolution ► SiLU ► heads ► L2 or RMS norm ► RoPE ► feature map (q and k)
 #pragma once
 
+#include <vector>
+
 #include "attention/linear/linear_mixer_options.h"
 #include "attention/linear/module_parameters.h"
 #include "attention/shared_rope_angles.h"
@@ -28,13 +30,15 @@ class LinearQkv {
  private:
   struct Role {
     Variable weight_CE;
-    Variable conv_CW, conv_bias_C;  // undefined without a convolution, or bias
-    Variable norm_K;                // undefined but for QkNorm::kRms
+    Variable conv_C1W, conv_bias_C;  // undefined without a convolution, or bias
+    Variable norm_K;                 // undefined but for QkNorm::kRms
     bool silu = false;
   };
 
-  Variable projected(Context& ctx, const Role& role, const Variable& x_TE, const SequencePlan& plan,
-                     const Group& sp) const;
+  // [T, C] of each role; all are convolved at once.
+  std::vector<Variable> projected(Context& ctx, const std::vector<const Role*>& roles,
+                                  const Variable& x_TE, const SequencePlan& plan,
+                                  const Group& sp) const;
   Variable query_or_key(Context& ctx, const Role& role, const Variable& heads_TGK,
                         const SequencePlan& plan, SharedRopeAngles& rope_angles) const;
 

@@ -37,7 +37,7 @@ class TapRows {
     for (int64_t row = begin; row < end; ++row, rows += num_taps_) {
       while (row >= segment->slot + segment->length) ++segment;
       const bool before = halo_.side() == HaloSide::kBefore;
-      const RowHalo::Rows beyond = halo_.rows(segment - segments_.begin());
+      const RowRange beyond = halo_.rows(segment - segments_.begin());
       const int64_t own = before ? row - segment->slot : segment->slot + segment->length - 1 - row;
       for (int64_t d = 0; d < num_taps_; ++d) {
         const int64_t outside = d - own;  // > 0: how far beyond the segment

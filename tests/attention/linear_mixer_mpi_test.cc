@@ -110,6 +110,21 @@ TEST(LinearMixer, EqualsOneRankForPackedDocuments) {
   }
 }
 
+TEST(LinearMixer, ConvolvesQueriesKeysAndValuesInOneExchangeEachWay) {
+  Context ctx;
+  int num_convolved = 0;
+  for (const auto& [name, options] : linear_variants()) {
+    if (options.conv_size < 2) continue;
+    world().reset_stats();
+    result_of(ctx, {options, world(), schedules()[0].second});
+    const CommStats stats = world().stats();
+    EXPECT_EQ(stats.by_label.at("convolution.fwd").num_calls, 1) << name;
+    EXPECT_EQ(stats.by_label.at("convolution.bwd").num_calls, 1) << name;
+    ++num_convolved;
+  }
+  EXPECT_GE(num_convolved, 3);
+}
+
 // Short convolution, gates and states all stop at the borders of documents.
 TEST(LinearMixer, TokenChangesOnlyLaterPositionsOfItsDocument) {
   Context ctx;

@@ -41,22 +41,36 @@ struct Results {
   Tensor y_TC, dx_TC, dweight_CW, dbias_C;
 };
 
-// This rank's part of the batch.
-Results run(const Group& sp, const SequencePlan& plan, const NaiveConvolutionInput& whole,
-            const Tensor& whole_dy_TC, DType dtype) {
+// This rank's part of the batch, of several inputs at once.
+std::vector<Results> run(const Group& sp, const SequencePlan& plan,
+                         const std::vector<NaiveConvolutionInput>& whole,
+                         const std::vector<Tensor>& whole_dy_TC, DType dtype) {
   TapeContext recorded;
   Context& ctx = recorded.ctx;
   auto leaf = [&](const Tensor& tensor) {
     return tensor.defined() ? Variable::leaf(tensor.to(dtype)) : Variable();
   };
-  const ShortConvolutionInput input{.x_TC = leaf(plan.shard(ctx, whole.x_TC)),
-                                    .weight_CW = leaf(whole.weight_CW),
-                                    .bias_C = leaf(whole.bias_C),
-                                    .silu = whole.silu};
-  const Variable y_TC = short_convolution(ctx, sp, input, plan);
-  recorded.tape.backward(ctx, y_TC, plan.shard(ctx, whole_dy_TC).to(dtype));
-  return {y_TC.value(), input.x_TC.gradient()->sum(), input.weight_CW.gradient()->sum(),
-          input.bias_C.defined() ? input.bias_C.gradient()->sum() : Tensor()};
+  std::vector<ShortConvolutionInput> inputs;
+  for (const NaiveConvolutionInput& one : whole)
+    inputs.push_back({.x_TC = leaf(plan.shard(ctx, one.x_TC)),
+                      .weight_CW = leaf(one.weight_CW),
+                      .bias_C = leaf(one.bias_C),
+                      .silu = one.silu});
+  const std::vector<Variable> y_TC = short_convolution(ctx, sp, inputs, plan);
+  for (size_t i = 1; i < y_TC.size(); ++i)
+    y_TC[i].gradient()->add(ctx, plan.shard(ctx, whole_dy_TC[i]).to(dtype));
+  recorded.tape.backward(ctx, y_TC[0], plan.shard(ctx, whole_dy_TC[0]).to(dtype));
+  std::vector<Results> results;
+  for (size_t i = 0; i < inputs.size(); ++i)
+    results.push_back({y_TC[i].value(), inputs[i].x_TC.gradient()->sum(),
+                       inputs[i].weight_CW.gradient()->sum(),
+                       inputs[i].bias_C.defined() ? inputs[i].bias_C.gradient()->sum() : Tensor()});
+  return results;
+}
+
+Results run(const Group& sp, const SequencePlan& plan, const NaiveConvolutionInput& whole,
+            const Tensor& whole_dy_TC, DType dtype) {
+  return run(sp, plan, std::vector{whole}, {whole_dy_TC}, dtype)[0];
 }
 
 bool same_bits(const Tensor& a, const Tensor& b) {
@@ -195,6 +209,50 @@ TEST(ShortConvolution, SendsTheRowsNextToItsBordersAndNoMore) {
                 rows_sent(whole.cu_seqlens, plan.layout(), width, false) * kChannels * 4);
       EXPECT_EQ(stats.total_sent_bytes(),
                 stats.sent_bytes("convolution.fwd") + stats.sent_bytes("convolution.bwd"));
+    });
+}
+
+TEST(ShortConvolution, OfSeveralInputsIsThatOfEachInOneExchangeEachWay) {
+  for (DType dtype : {DType::kF32, DType::kBF16})
+    for_each_case([&](Context& ctx, const NaiveConvolutionInput& whole, const Tensor& dy_TC,
+                      const SequencePlan& plan) {
+      const int64_t tokens = plan.num_tokens(), width = whole.weight_CW.dim(1);
+      // Other numbers of channels, one of them with bias and SiLU where `whole` has none.
+      std::vector<NaiveConvolutionInput> inputs = {whole, whole, whole};
+      std::vector<Tensor> dy = {dy_TC};
+      int64_t num_channels = kChannels;
+      for (const auto& [i, channels] : {std::pair<size_t, int64_t>{1, 70}, {2, 5}}) {
+        inputs[i].x_TC = random_tensor(ctx, {tokens, channels}, 10 + i);
+        inputs[i].weight_CW = random_tensor(ctx, {channels, width}, 20 + i);
+        inputs[i].silu = i == 1;
+        inputs[i].bias_C = i == 1 ? random_tensor(ctx, {channels}, 30) : Tensor();
+        dy.push_back(random_tensor(ctx, {tokens, channels}, 40 + i));
+        num_channels += channels;
+      }
+      world().reset_stats();
+      const std::vector<Results> found = run(world(), plan, inputs, dy, dtype);
+      const CommStats stats = world().stats();
+      const int64_t fwd_rows = rows_sent(whole.cu_seqlens, plan.layout(), width, true);
+      const int64_t bwd_rows = rows_sent(whole.cu_seqlens, plan.layout(), width, false);
+      EXPECT_EQ(stats.sent_bytes("convolution.fwd"), fwd_rows * num_channels * dtype_size(dtype));
+      EXPECT_EQ(stats.sent_bytes("convolution.bwd"), bwd_rows * num_channels * 4);
+      if (width == 1) {
+        EXPECT_TRUE(stats.by_label.empty());
+      } else {
+        EXPECT_EQ(stats.by_label.size(), 2u);
+        EXPECT_EQ(stats.by_label.at("convolution.fwd").num_calls, 1);
+        EXPECT_EQ(stats.by_label.at("convolution.bwd").num_calls, 1);
+      }
+      for (size_t i = 0; i < inputs.size(); ++i) {
+        const Results alone = run(world(), plan, inputs[i], dy[i], dtype);
+        EXPECT_TRUE(same_bits(found[i].y_TC, alone.y_TC)) << i;
+        EXPECT_TRUE(same_bits(found[i].dx_TC, alone.dx_TC)) << i;
+        EXPECT_TRUE(same_bits(found[i].dweight_CW, alone.dweight_CW)) << i;
+        ASSERT_EQ(found[i].dbias_C.defined(), inputs[i].bias_C.defined()) << i;
+        if (found[i].dbias_C.defined()) {
+          EXPECT_TRUE(same_bits(found[i].dbias_C, alone.dbias_C)) << i;
+        }
+      }
     });
 }
 

@@ -5,9 +5,37 @@
 #include <algorithm>
 
 #include "parallel/cut_segments.h"
+#include "parallel/group_backend.h"
 
 namespace longship {
 namespace {
+
+// Keeps the batches of one rank instead of sending them.
+class BatchKeeper final : public Group::Backend {
+ public:
+  BatchKeeper(int rank, int size) : Backend(rank, size, std::make_shared<CommRecorder>()) {}
+
+  std::vector<std::vector<P2P>> batches;
+
+  std::shared_ptr<Backend> split(int, int) override { return nullptr; }
+  Work exchange(std::string_view, std::vector<P2P> batch) override {
+    batches.push_back(std::move(batch));
+    return {};
+  }
+  Work reduce_scatter(std::string_view, const Tensor&, const Tensor&,
+                      std::span<const int64_t>) override {
+    return {};
+  }
+  Work all_reduce(std::string_view, const Tensor&, ReduceOp) override { return {}; }
+};
+
+// Shapes of the messages from `rank` to `peer`, or the other way round.
+std::vector<Shape> messages(const std::vector<P2P>& batch, P2P::Kind kind, int peer) {
+  std::vector<Shape> shapes;
+  for (const P2P& message : batch)
+    if (message.kind == kind && message.peer == peer) shapes.push_back(message.tensor.shape());
+  return shapes;
+}
 
 const std::vector<std::vector<int64_t>> kBatches = {
     {0, 61}, {0, 3, 3, 53, 54, 61}, {0, 2, 3}, {0, 8, 16, 24, 32}, {0, 0}};
@@ -73,12 +101,45 @@ TEST(RowHalo, HoldsTheNeighboursOfASegmentWithinItsDocument) {
   });
 }
 
+TEST(RowHalo, SendsAMessagePerTensorAndRunOfRowsInOneBatch) {
+  for_each_split([](const std::vector<int64_t>& cu_seqlens, Layout layout, int num_ranks) {
+    Context ctx;
+    std::vector<std::vector<P2P>> batches;  // by rank
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      const auto plan = SequencePlan::make(cu_seqlens, layout, num_ranks, rank);
+      const RowHalo halo(plan, 3, HaloSide::kBefore);
+      const TensorRows x = {ctx.zeros({plan.num_local_tokens(), 2}, DType::kF32),
+                            ctx.zeros({plan.num_local_tokens(), 5}, DType::kF32)};
+      const auto keeper = std::make_shared<BatchKeeper>(rank, num_ranks);
+      halo.exchange(Group(keeper), "test", x, empty_like(ctx, x, halo.num_rows()));
+      ASSERT_EQ(keeper->batches.size(), 1u);
+      batches.push_back(keeper->batches[0]);
+    }
+    for (int from = 0; from < num_ranks; ++from)
+      for (int to = 0; to < num_ranks; ++to) {
+        const auto sent = messages(batches[static_cast<size_t>(from)], P2P::Kind::kSend, to);
+        EXPECT_EQ(sent, messages(batches[static_cast<size_t>(to)], P2P::Kind::kReceive, from));
+        EXPECT_EQ(sent.size() % 2, 0u);
+        for (size_t i = 0; i + 1 < sent.size(); i += 2) {
+          EXPECT_EQ(sent[i][0], sent[i + 1][0]);
+          EXPECT_EQ(sent[i][1], 2);
+          EXPECT_EQ(sent[i + 1][1], 5);
+        }
+        // A rank may continue the next one in both of its chunks.
+        EXPECT_LE(sent.size(), from == to ? 0u : layout == Layout::kZigzag ? 4u : 2u);
+        if (cu_seqlens == kBatches[0] && to == from + 1) {
+          EXPECT_GE(sent.size(), 2u);
+        }
+      }
+  });
+}
+
 TEST(RowHalo, OfOneRankIsEmpty) {
   Context ctx;
   const RowHalo halo(SequencePlan::local({0, 5, 9}), 3, HaloSide::kBefore);
   EXPECT_EQ(halo.num_rows(), 0);
-  halo.exchange(Group::self(), "test", ctx.zeros({9, 2}, DType::kF32),
-                ctx.zeros({0, 2}, DType::kF32))
+  halo.exchange(Group::self(), "test", {ctx.zeros({9, 2}, DType::kF32)},
+                {ctx.zeros({0, 2}, DType::kF32)})
       .wait();
   EXPECT_EQ(Group::self().stats().total_sent_bytes(), 0);
 }

@@ -37,13 +37,12 @@ std::vector<Settings> all_settings() {
 
 testing::OpFunction convolution(bool silu, const std::vector<int64_t>& cu_seqlens) {
   return [=](Context& ctx, const std::vector<Variable>& inputs) {
-    return std::vector<Variable>{
-        short_convolution(ctx, Group::self(),
-                          {.x_TC = inputs[0],
-                           .weight_CW = inputs[1],
-                           .bias_C = inputs.size() > 2 ? inputs[2] : Variable(),
-                           .silu = silu},
-                          SequencePlan::local(cu_seqlens))};
+    return short_convolution(ctx, Group::self(),
+                             {{.x_TC = inputs[0],
+                               .weight_CW = inputs[1],
+                               .bias_C = inputs.size() > 2 ? inputs[2] : Variable(),
+                               .silu = silu}},
+                             SequencePlan::local(cu_seqlens));
   };
 }
 
@@ -126,8 +125,8 @@ TEST(ShortConvolution, SumsWeightGradientsInFp32ForBf16Tokens) {
   const Variable x_TC = Variable::leaf(filled({kTokens, 3}, DType::kBF16));
   const Variable weight_CW = Variable::leaf(filled({3, 1}, DType::kBF16));
   const Variable y_TC =
-      short_convolution(ctx, Group::self(), {.x_TC = x_TC, .weight_CW = weight_CW, .bias_C = {}},
-                        SequencePlan::local({0, kTokens}));
+      short_convolution(ctx, Group::self(), {{.x_TC = x_TC, .weight_CW = weight_CW, .bias_C = {}}},
+                        SequencePlan::local({0, kTokens}))[0];
   EXPECT_EQ(y_TC.dtype(), DType::kBF16);
   recorded.tape.backward(ctx, y_TC, filled({kTokens, 3}, DType::kBF16));
   ASSERT_EQ(weight_CW.gradient()->dtype(), DType::kF32);
@@ -140,9 +139,9 @@ TEST(ShortConvolution, RefusesTensorsThatDoNotFit) {
   const SequencePlan plan = SequencePlan::local({0, 6});
   auto call = [&](Shape x, Shape weight, Shape bias) {
     short_convolution(ctx, Group::self(),
-                      {.x_TC = ctx.zeros(std::move(x), DType::kF32),
-                       .weight_CW = ctx.zeros(std::move(weight), DType::kF32),
-                       .bias_C = ctx.zeros(std::move(bias), DType::kF32)},
+                      {{.x_TC = ctx.zeros(std::move(x), DType::kF32),
+                        .weight_CW = ctx.zeros(std::move(weight), DType::kF32),
+                        .bias_C = ctx.zeros(std::move(bias), DType::kF32)}},
                       plan);
   };
   EXPECT_NO_THROW(call({6, 3}, {3, 4}, {3}));
@@ -151,6 +150,45 @@ TEST(ShortConvolution, RefusesTensorsThatDoNotFit) {
   expect_error(ErrorCode::kInternal, {"at most 16 wide"}, [&] { call({6, 3}, {3, 17}, {3}); });
   expect_error(ErrorCode::kInternal, {"at most 16 wide"}, [&] { call({6, 3}, {3, 0}, {3}); });
   expect_error(ErrorCode::kInternal, {"bias"}, [&] { call({6, 3}, {3, 4}, {4}); });
+}
+
+TEST(ShortConvolution, TakesInputsOfOneDtypeAndWidthTogether) {
+  Context ctx;
+  auto input = [&](int64_t channels, int64_t width, DType dtype) {
+    return ShortConvolutionInput{.x_TC = ctx.zeros({6, channels}, dtype),
+                                 .weight_CW = ctx.zeros({channels, width}, dtype),
+                                 .bias_C = {}};
+  };
+  auto call = [&](const std::vector<ShortConvolutionInput>& inputs) {
+    return short_convolution(ctx, Group::self(), inputs, SequencePlan::local({0, 6})).size();
+  };
+  EXPECT_EQ(call({input(3, 4, DType::kF32), input(5, 4, DType::kF32)}), 2u);
+  expect_error(ErrorCode::kInternal, {"of nothing"}, [&] { call({}); });
+  expect_error(ErrorCode::kInternal, {"4 and 3 wide"}, [&] {
+    call({input(3, 4, DType::kF32), input(3, 3, DType::kF32)});
+  });
+  expect_error(ErrorCode::kInternal, {"fp32 and bf16"}, [&] {
+    call({input(3, 4, DType::kF32), input(3, 4, DType::kBF16)});
+  });
+}
+
+TEST(ShortConvolution, GivesGradientsToThoseInputsThatWantOne) {
+  TapeContext recorded;
+  Context& ctx = recorded.ctx;
+  const Tensor x_TC = random_tensor(ctx, {6, 3}, 1), weight_CW = random_tensor(ctx, {3, 4}, 2);
+  const Variable wanted_x_TC = Variable::leaf(x_TC), wanted_weight_CW = Variable::leaf(weight_CW);
+  const std::vector<Variable> y_TC =
+      short_convolution(ctx, Group::self(),
+                        {{.x_TC = x_TC, .weight_CW = wanted_weight_CW, .bias_C = {}},
+                         {.x_TC = wanted_x_TC, .weight_CW = weight_CW, .bias_C = {}}},
+                        SequencePlan::local({0, 6}));
+  const Tensor dy_TC = random_tensor(ctx, {6, 3}, 3);
+  y_TC[1].gradient()->add(ctx, dy_TC);
+  recorded.tape.backward(ctx, y_TC[0], dy_TC);
+  const NaiveConvolution expected = naive_convolution(
+      ctx, {.x_TC = x_TC, .weight_CW = weight_CW, .bias_C = {}, .cu_seqlens = {0, 6}}, dy_TC);
+  EXPECT_LE(relative_rms(wanted_weight_CW.gradient()->sum(), expected.dweight_CW), 1e-14);
+  EXPECT_LE(relative_rms(wanted_x_TC.gradient()->sum(), expected.dx_TC), 1e-14);
 }
 
 }  // namespace
