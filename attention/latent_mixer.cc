@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 
+#include "attention/module_parameters.h"
 #include "runtime/ops/linear.h"
 #include "runtime/ops/reshape.h"
 #include "runtime/ops/rms_norm.h"
@@ -42,29 +43,21 @@ LatentMixer::LatentMixer(const LatentMixerOptions& options, const std::string& p
     throw Error(ErrorCode::kConfig, {.what = fmt::format("latent attention {}", self_attn),
                                      .found = fmt::format("{}", fmt::join(problems, "; ")),
                                      .next = "correct these options of the model's attention"});
-  auto project = [&](const std::string& name, int64_t outputs, int64_t inputs, double init_std) {
-    return parameters.add(fmt::format("{}.{}.weight", self_attn, name), {outputs, inputs},
-                          {.a = init_std}, /*decay=*/true);
-  };
-  auto norm = [&](const std::string& name, int64_t size) {
-    return parameters.add(fmt::format("{}.{}.weight", self_attn, name), {size},
-                          {.kind = Initializer::Kind::kConstant, .a = 1.0}, /*decay=*/false);
-  };
+  ModuleParameters module(parameters, self_attn, options.init_std, options.num_layers);
   const int64_t E = options.hidden_size, H = options.num_heads, C = options.kv_lora_rank;
   const int64_t N = options.qk_nope_head_size, R = options.qk_rope_head_size;
   const int64_t V = options.v_head_size;
   if (options.q_lora_rank == 0) {
-    q_OE_ = project("q_proj", H * (N + R), E, options.init_std);
+    q_OE_ = module.matrix("q_proj", H * (N + R), E);
   } else {
-    q_a_QE_ = project("q_a_proj", options.q_lora_rank, E, options.init_std);
-    q_a_norm_Q_ = norm("q_a_layernorm", options.q_lora_rank);
-    q_b_OQ_ = project("q_b_proj", H * (N + R), options.q_lora_rank, options.init_std);
+    q_a_QE_ = module.matrix("q_a_proj", options.q_lora_rank, E);
+    q_a_norm_Q_ = module.norm("q_a_layernorm", options.q_lora_rank);
+    q_b_OQ_ = module.matrix("q_b_proj", H * (N + R), options.q_lora_rank);
   }
-  kv_a_LE_ = project("kv_a_proj_with_mqa", C + R, E, options.init_std);
-  kv_a_norm_C_ = norm("kv_a_layernorm", C);
-  kv_b_OC_ = project("kv_b_proj", H * (N + V), C, options.init_std);
-  o_EO_ = project("o_proj", E, H * V,
-                  options.init_std / std::sqrt(2.0 * static_cast<double>(options.num_layers)));
+  kv_a_LE_ = module.matrix("kv_a_proj_with_mqa", C + R, E);
+  kv_a_norm_C_ = module.norm("kv_a_layernorm", C);
+  kv_b_OC_ = module.matrix("kv_b_proj", H * (N + V), C);
+  o_EO_ = module.residual_matrix("o_proj", E, H * V);
 }
 
 Variable LatentMixer::turned(Context& ctx, const Variable& x_THX, int64_t first,

@@ -40,7 +40,7 @@ std::unique_ptr<Mixer> make_full(const MixerDescriptor& mixer, const std::string
                                  ParameterList& parameters,
                                  const std::shared_ptr<MixerResources>& resources) {
   return std::make_unique<SoftmaxMixer>(
-      mixer.softmax, prefix + ".self_attn", parameters,
+      mixer.softmax, prefix, parameters,
       shared(resources, resources->softmax.at(mixer.strategy).get()),
       shared(resources, &resources->rope_angles));
 }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "attention/module_parameters.h"
 #include "runtime/ops/linear.h"
 #include "runtime/ops/reshape.h"
 #include "runtime/ops/rms_norm.h"
@@ -41,42 +42,32 @@ SoftmaxMixer::SoftmaxMixer(const SoftmaxMixerOptions& options, const std::string
                            std::shared_ptr<const SoftmaxSchedule> schedule,
                            std::shared_ptr<SharedRopeAngles> rope_angles)
     : options_(options), schedule_(std::move(schedule)), rope_angles_(std::move(rope_angles)) {
+  const std::string self_attn = prefix + ".self_attn";
   if (const auto problems = options.problems(); !problems.empty())
-    throw Error(ErrorCode::kConfig, {.what = fmt::format("softmax attention {}", prefix),
+    throw Error(ErrorCode::kConfig, {.what = fmt::format("softmax attention {}", self_attn),
                                      .found = fmt::format("{}", fmt::join(problems, "; ")),
                                      .next = "correct these options of the model's attention"});
-  auto project = [&](const std::string& name, int64_t outputs, int64_t inputs, double init_std,
-                     bool has_bias) {
+  ModuleParameters module(parameters, self_attn, options.init_std, options.num_layers);
+  auto project = [&](const std::string& name, int64_t outputs) {
     Projection made;
-    made.weight_OI = parameters.add(fmt::format("{}.{}.weight", prefix, name), {outputs, inputs},
-                                    {.a = init_std}, /*decay=*/true);
-    if (has_bias)
-      made.bias_O = parameters.add(fmt::format("{}.{}.bias", prefix, name), {outputs},
-                                   {.kind = Initializer::Kind::kConstant, .a = 0.0},
-                                   /*decay=*/false);
+    made.weight_OI = module.matrix(name, outputs, options.hidden_size);
+    if (options.qkv_bias) made.bias_O = module.bias(name, outputs);
     return made;
   };
-  auto norm = [&](const std::string& name) {
-    return parameters.add(fmt::format("{}.{}.weight", prefix, name), {options.head_size},
-                          {.kind = Initializer::Kind::kConstant, .a = 1.0}, /*decay=*/false);
-  };
-  const int64_t E = options.hidden_size;
   const int64_t q_size = options.num_heads * options.head_size;
   const int64_t kv_size = options.num_kv_heads * options.head_size;
-  const double residual_std =
-      options.init_std / std::sqrt(2.0 * static_cast<double>(options.num_layers));
-  q_ = project("q_proj", options.output_gate ? 2 * q_size : q_size, E, options.init_std,
-               options.qkv_bias);
-  k_ = project("k_proj", kv_size, E, options.init_std, options.qkv_bias);
-  v_ = project("v_proj", kv_size, E, options.init_std, options.qkv_bias);
-  o_ = project("o_proj", E, q_size, residual_std, options.output_bias);
+  q_ = project("q_proj", options.output_gate ? 2 * q_size : q_size);
+  k_ = project("k_proj", kv_size);
+  v_ = project("v_proj", kv_size);
+  o_.weight_OI = module.residual_matrix("o_proj", options.hidden_size, q_size);
+  if (options.output_bias) o_.bias_O = module.bias("o_proj", options.hidden_size);
   if (options.qk_norm) {
-    q_norm_D_ = norm("q_norm");
-    k_norm_D_ = norm("k_norm");
+    q_norm_D_ = module.norm("q_norm", options.head_size);
+    k_norm_D_ = module.norm("k_norm", options.head_size);
   }
   if (options.sink_logits)
-    sinks_H_ = parameters.add(prefix + ".sinks", {options.num_heads}, {.a = options.init_std},
-                              /*decay=*/false, Precision::kMaster);
+    sinks_H_ =
+        module.vector("sinks", options.num_heads, {.a = options.init_std}, Precision::kMaster);
 }
 
 Variable SoftmaxMixer::heads(Context& ctx, const Variable& x_TE, const Projection& projection,

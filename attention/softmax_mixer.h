@@ -48,8 +48,8 @@ struct SoftmaxMixerOptions {
 
 class SoftmaxMixer final : public Mixer {
  public:
-  // Registers <prefix>.{q,k,v,o}_proj.weight [out, in], .bias [out], {q,k}_norm.weight [D] and
-  // sinks [H]. With an output gate q_proj has 2 H D outputs.
+  // Registers below <prefix>.self_attn, as Llama and Qwen do: {q,k,v,o}_proj.weight [out, in],
+  // .bias [out], {q,k}_norm.weight [D] and sinks [H]. With an output gate q_proj has 2 H D outputs.
   // Throws Error(kConfig) listing options.problems().
   SoftmaxMixer(const SoftmaxMixerOptions& options, const std::string& prefix,
                ParameterList& parameters, std::shared_ptr<const SoftmaxSchedule> schedule,

@@ -46,8 +46,8 @@ LinearMixer::LinearMixer(const LinearMixerOptions& options, const std::string& p
     throw Error(ErrorCode::kConfig, {.what = fmt::format("linear attention {}", module),
                                      .found = fmt::format("{}", fmt::join(problems, "; ")),
                                      .next = "correct these options of the model's layers"});
-  stages_ = std::make_unique<const Stages>(options, names,
-                                           ModuleParameters(parameters, module, options.init_std));
+  stages_ = std::make_unique<const Stages>(
+      options, names, ModuleParameters(parameters, module, options.init_std, options.num_layers));
 }
 
 LinearMixer::~LinearMixer() = default;

@@ -1,7 +1,5 @@
 #include "attention/linear/linear_output.h"
 
-#include <cmath>
-
 #include "runtime/ops/gated_rms_norm.h"
 #include "runtime/ops/linear.h"
 #include "runtime/ops/reshape.h"
@@ -23,9 +21,7 @@ LinearOutput::LinearOutput(const LinearMixerOptions& options, const LinearParame
                                .has_bias = options.output_gate_bias});
   if (options.output_norm != OutputNorm::kNone)
     norm_F_ = parameters.norm(names.norm, options.output_norm == OutputNorm::kHead ? V : O);
-  weight_EO_ = parameters.matrix(
-      names.output, options.hidden_size, O,
-      options.init_std / std::sqrt(2.0 * static_cast<double>(options.num_layers)));
+  weight_EO_ = parameters.residual_matrix(names.output, options.hidden_size, O);
 }
 
 Variable LinearOutput::normed_and_gated(Context& ctx, const Variable& o_THV,

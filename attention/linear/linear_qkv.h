@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "attention/linear/linear_mixer_options.h"
-#include "attention/linear/module_parameters.h"
+#include "attention/linear/linear_parameter_names.h"
+#include "attention/module_parameters.h"
 #include "attention/shared_rope_angles.h"
 #include "parallel/group.h"
 

@@ -10,9 +10,7 @@ LowRankProjection::LowRankProjection(ModuleParameters& parameters, const Project
   if (!is_full) down_RE_ = parameters.matrix(names.down, sizes.rank, sizes.inputs);
   const std::string& last = is_full ? names.full : names.up;
   last_OI_ = parameters.matrix(last, sizes.outputs, is_full ? sizes.inputs : sizes.rank);
-  if (sizes.has_bias)
-    bias_O_ = parameters.vector(last + ".bias", sizes.outputs,
-                                {.kind = Initializer::Kind::kConstant, .a = 0});
+  if (sizes.has_bias) bias_O_ = parameters.bias(last, sizes.outputs);
 }
 
 Variable LowRankProjection::forward(Context& ctx, const Variable& x_TE) const {

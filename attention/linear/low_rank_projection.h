@@ -2,7 +2,8 @@
 // low rank, as GLA and Kimi Linear save parameters.
 #pragma once
 
-#include "attention/linear/module_parameters.h"
+#include "attention/linear/linear_parameter_names.h"
+#include "attention/module_parameters.h"
 
 namespace longship {
 

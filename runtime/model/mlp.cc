@@ -9,7 +9,7 @@ Mlp::Mlp(const TransformerShape& shape, const std::string& prefix, ParameterList
   const int64_t E = shape.hidden_size;
   const int64_t F = shape.intermediate_size;
   const Initializer in{.a = shape.init_std};
-  const Initializer out{.a = shape.residual_init_std()};
+  const Initializer out{.a = residual_init_std(shape.init_std, shape.num_layers)};
   gate_FE_ = parameters.add(prefix + ".gate_proj.weight", {F, E}, in, /*decay=*/true);
   up_FE_ = parameters.add(prefix + ".up_proj.weight", {F, E}, in, /*decay=*/true);
   down_EF_ = parameters.add(prefix + ".down_proj.weight", {E, F}, out, /*decay=*/true);

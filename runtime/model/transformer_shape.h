@@ -6,6 +6,12 @@
 
 namespace longship {
 
+// Standard deviation of the projections that write to the residual stream (o_proj, down_proj):
+// each block adds two of them, so the stream's variance stays that of one (Radford et al. 2019).
+inline double residual_init_std(double init_std, int64_t num_layers) {
+  return init_std / std::sqrt(2.0 * static_cast<double>(num_layers));
+}
+
 struct TransformerShape {
   int64_t vocab_size = 0;         // V
   int64_t hidden_size = 0;        // E
@@ -16,12 +22,6 @@ struct TransformerShape {
   bool tied_embeddings = true;
   bool recompute = false;  // keep only each block's input, and run it again in the backward
   int64_t loss_chunk_tokens = 1024;
-
-  // Standard deviation of the projections that write to the residual stream (o_proj, down_proj):
-  // each block adds two of them, so the stream's variance stays that of one (Radford et al. 2019).
-  double residual_init_std() const {
-    return init_std / std::sqrt(2.0 * static_cast<double>(num_layers));
-  }
 };
 
 }  // namespace longship

@@ -67,7 +67,7 @@ struct Model {
   Model(const SoftmaxMixerOptions& options, DType dtype, std::vector<int64_t> cu_seqlens,
         int num_threads = 1)
       : parameters(with_threads(ctx, num_threads), dtype, /*seed=*/5),
-        mixer(options, "attn", parameters, make_local(kKernel),
+        mixer(options, "layer", parameters, make_local(kKernel),
               std::make_shared<SharedRopeAngles>()),
         plan(SequencePlan::local(std::move(cu_seqlens))) {
     // Biases and norms start at 0 and 1, where mistakes would not show.
@@ -118,7 +118,9 @@ struct Model {
 // The formulas of the header, feature by feature.
 Tensor plain_mixer(Model& model, const SoftmaxMixerOptions& options) {
   Context& ctx = model.ctx;
-  auto parameter = [&](const std::string& name) { return model.parameters.find("attn." + name); };
+  auto parameter = [&](const std::string& name) {
+    return model.parameters.find("layer.self_attn." + name);
+  };
   auto project = [&](const Tensor& x, const std::string& name) {
     const Tensor w = parameter(name + ".weight")->master;
     const Parameter* bias = parameter(name + ".bias");
@@ -214,7 +216,7 @@ TEST(SoftmaxMixer, GradientsAreCentralDifferences) {
         largest = std::max(largest, std::abs(numeric));
       }
       // A bias of all keys shifts all scores of a query alike, unless positions turn it.
-      if (leaf_name == "attn.k_proj.bias" && options.rope_theta == 0) continue;
+      if (leaf_name == "layer.self_attn.k_proj.bias" && options.rope_theta == 0) continue;
       EXPECT_GT(largest, 1e-4) << name << ": " << leaf_name << " has no effect";
     }
   }
@@ -237,7 +239,7 @@ TEST(SoftmaxMixer, LowPrecisionIsNearFp64) {
       EXPECT_EQ(y.dtype(), dtype);
       EXPECT_LE(relative_rms(y, wide.forward_and_backward()), bound) << name;
       for (size_t i = 0; i < low_leaves.size(); ++i) {
-        if (low_leaves[i].first == "attn.k_proj.bias") continue;  // all cancellation
+        if (low_leaves[i].first == "layer.self_attn.k_proj.bias") continue;  // all cancellation
         EXPECT_LE(relative_rms(low_leaves[i].second.gradient()->sum(),
                                wide_leaves[i].second.gradient()->sum()),
                   bound)
@@ -256,22 +258,27 @@ TEST(SoftmaxMixer, NamesAndShapesAreThoseOfCheckpoints) {
                                   parameter.decay ? "" : " no decay"));
     return found;
   };
-  EXPECT_EQ(names(), (std::vector<std::string>{
-                         "attn.q_proj.weight [24, 10]", "attn.k_proj.weight [12, 10]",
-                         "attn.v_proj.weight [12, 10]", "attn.o_proj.weight [10, 24]"}));
+  EXPECT_EQ(names(), (std::vector<std::string>{"layer.self_attn.q_proj.weight [24, 10]",
+                                               "layer.self_attn.k_proj.weight [12, 10]",
+                                               "layer.self_attn.v_proj.weight [12, 10]",
+                                               "layer.self_attn.o_proj.weight [10, 24]"}));
   options.qkv_bias = options.output_bias = options.qk_norm = true;
-  EXPECT_EQ(names(), (std::vector<std::string>{
-                         "attn.q_proj.weight [24, 10]", "attn.q_proj.bias [24] no decay",
-                         "attn.k_proj.weight [12, 10]", "attn.k_proj.bias [12] no decay",
-                         "attn.v_proj.weight [12, 10]", "attn.v_proj.bias [12] no decay",
-                         "attn.o_proj.weight [10, 24]", "attn.o_proj.bias [10] no decay",
-                         "attn.q_norm.weight [6] no decay", "attn.k_norm.weight [6] no decay"}));
+  EXPECT_EQ(
+      names(),
+      (std::vector<std::string>{
+          "layer.self_attn.q_proj.weight [24, 10]", "layer.self_attn.q_proj.bias [24] no decay",
+          "layer.self_attn.k_proj.weight [12, 10]", "layer.self_attn.k_proj.bias [12] no decay",
+          "layer.self_attn.v_proj.weight [12, 10]", "layer.self_attn.v_proj.bias [12] no decay",
+          "layer.self_attn.o_proj.weight [10, 24]", "layer.self_attn.o_proj.bias [10] no decay",
+          "layer.self_attn.q_norm.weight [6] no decay",
+          "layer.self_attn.k_norm.weight [6] no decay"}));
   options = llama();
   options.output_gate = options.sink_logits = true;
   EXPECT_EQ(names(),
-            (std::vector<std::string>{"attn.q_proj.weight [48, 10]", "attn.k_proj.weight [12, 10]",
-                                      "attn.v_proj.weight [12, 10]", "attn.o_proj.weight [10, 24]",
-                                      "attn.sinks [4] no decay"}));
+            (std::vector<std::string>{
+                "layer.self_attn.q_proj.weight [48, 10]", "layer.self_attn.k_proj.weight [12, 10]",
+                "layer.self_attn.v_proj.weight [12, 10]", "layer.self_attn.o_proj.weight [10, 24]",
+                "layer.self_attn.sinks [4] no decay"}));
 }
 
 TEST(SoftmaxMixer, StartsAsLlamaAndQwenDo) {
@@ -286,7 +293,7 @@ TEST(SoftmaxMixer, StartsAsLlamaAndQwenDo) {
                                     .qk_norm = true,
                                     .init_std = 0.02,
                                     .num_layers = 8};
-  const SoftmaxMixer mixer(options, "attn", parameters, make_local(kKernel),
+  const SoftmaxMixer mixer(options, "layer", parameters, make_local(kKernel),
                            std::make_shared<SharedRopeAngles>());
   for (const Parameter& parameter : parameters.all()) {
     const float* values = parameter.master.data<float>();
@@ -334,7 +341,7 @@ TEST(SoftmaxMixer, RefusesOptionsAndNamesEachThatIsWrong) {
   Context ctx;
   auto build = [&](const SoftmaxMixerOptions& options) {
     ParameterList parameters(ctx, DType::kF32, 1);
-    SoftmaxMixer(options, "model.layers.3.self_attn", parameters, make_local(kKernel),
+    SoftmaxMixer(options, "model.layers.3", parameters, make_local(kKernel),
                  std::make_shared<SharedRopeAngles>());
   };
   build(llama());

@@ -83,7 +83,7 @@ struct Model {
         transformer(
             shape,
             [&](int64_t, const std::string& prefix, ParameterList& list) {
-              const Initializer init{.a = shape.residual_init_std()};
+              const Initializer init{.a = residual_init_std(shape.init_std, shape.num_layers)};
               return std::make_unique<CausalMeanMixer>(list.add(
                   prefix + ".o_proj.weight", {shape.hidden_size, shape.hidden_size}, init, true));
             },
