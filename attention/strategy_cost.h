@@ -9,16 +9,15 @@
 // measured rate, which flatters the linear family a little; it matters where strategies differ in
 // balance or in what hides.
 //
-//   strategy       hides under                    exposed
-//   ulysses        nothing                        all-to-all to whole heads and back
-//   ring, token_ring, lightseq    the computing of all steps but the last
-//   gather_kv      the other head groups          the first head group
-//   usp            its ring as ring               its all-to-all
-//   halo           the computing over own keys    what takes longer than that
-//   gather_latent  nothing                        the gathering; and latents are expanded
-//   everywhere zeco, lasp     half of the forward's computing   the rest of the chain, in blocks or
-//   in one piece lasp2          the same                       and every rank composes all
-//   transitions
+//   strategy                    traffic that can hide, and under what computing
+//   ulysses                     none: all-to-all to whole heads and back
+//   ring, token_ring, lightseq  all, under the steps but the last
+//   gather_kv                   all but the first KV head, under the other heads
+//   usp                         its ring as ring, its all-to-all as ulysses
+//   halo                        all, under that over own keys
+//   gather_latent               none; and every rank expands the latents that it gathers
+//   zeco, lasp                  the chain, in blocks or at once, under a sixth of the computing
+//   lasp2                       its gathering, under the same; composing transitions cannot
 #pragma once
 
 #include "attention/registry.h"
@@ -59,7 +58,7 @@ struct CostedStrategy {
 std::vector<CostedStrategy> rank_strategies(const MixerDescriptor& mixer, const JobShape& job,
                                             const MachineRates& rates);
 
-// "ring: 1.21 ms a layer, 0.10 of it waiting, 3.1 MB sent; then ulysses 1.62, gather_kv 1.7": the
+// "ring: 1.21 ms a layer, 0.1 of it waiting for 3.1 MB; then ulysses 1.62 (0.5 for 2.4 MB)": the
 // choice with its reason. Not for an empty ranking.
 std::string ranking_text(const std::vector<CostedStrategy>& ranking);
 

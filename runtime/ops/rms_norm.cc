@@ -1,11 +1,11 @@
 // R rows (tokens, or tokens x heads), D normed features.
 #include "runtime/ops/rms_norm.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "runtime/interleaved_sum.h"
 #include "runtime/ops/column_sums.h"
+#include "runtime/ops/for_each_row.h"
 
 namespace longship {
 namespace {
@@ -88,19 +88,16 @@ Variable rms_norm(Context& ctx, const Variable& x, const Variable& weight, doubl
     using T = decltype(tag);
     using A = Accumulator<T>;
     const T* w = weight_D.data<T>();
-    const int64_t grain = std::max<int64_t>(1, (1 << 13) / D);
-    parallel_for(ctx, num_rows(x_RD), grain, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const T* in = x_RD.data<T>() + r * D;
-        T* out = y_RD.data<T>() + r * D;
-        const A square = interleaved_sum<A>(
-            D, [&](int64_t d) { return static_cast<A>(in[d]) * static_cast<A>(in[d]); });
-        const A rstd = 1 / std::sqrt(square / static_cast<A>(D) + static_cast<A>(eps));
-        rstd_R.data<A>()[r] = rstd;
+    for_each_row(ctx, x_RD, D, [&](int64_t first) {
+      const T* in = x_RD.data<T>() + first;
+      T* out = y_RD.data<T>() + first;
+      const A square = interleaved_sum<A>(
+          D, [&](int64_t d) { return static_cast<A>(in[d]) * static_cast<A>(in[d]); });
+      const A rstd = 1 / std::sqrt(square / static_cast<A>(D) + static_cast<A>(eps));
+      rstd_R.data<A>()[first / D] = rstd;
 #pragma GCC ivdep
-        for (int64_t d = 0; d < D; ++d)
-          out[d] = static_cast<T>(static_cast<A>(in[d]) * rstd * static_cast<A>(w[d]));
-      }
+      for (int64_t d = 0; d < D; ++d)
+        out[d] = static_cast<T>(static_cast<A>(in[d]) * rstd * static_cast<A>(w[d]));
     });
   });
   std::unique_ptr<RmsNormNode> node;

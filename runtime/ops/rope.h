@@ -6,14 +6,9 @@
 
 namespace longship {
 
-struct RopeOptions {
-  double theta = 10000.0;
-  int64_t rotary_dim = 0;  // R: leading features of a head that rotate, even; 0 = all of them
-};
-
 // cos and sin of every angle, [T, R/2] in `dtype` (fp32, or fp64 for fp64 models), for positions
-// [T] i64. Angles are reduced exactly, in two doubles: at position 10^8 the error is below 1e-10
-// before the values are rounded to `dtype`.
+// [T] i64 and R = `rotary_dim`, even. Angles are reduced exactly, in two doubles: at position 10^8
+// the error is below 1e-10 before the values are rounded to `dtype`.
 struct RopeAngles {
   Tensor cos_TR;
   Tensor sin_TR;
