@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "attention/linear/decay_kernel.h"
@@ -15,10 +14,12 @@
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/naive_linear.h"
+#include "tests/support/op_check.h"
 
 namespace longship {
 namespace {
 
+using testing::bitwise_equal;
 using testing::expect_error;
 using testing::naive_linear;
 using testing::NaiveLinear;
@@ -184,11 +185,6 @@ TEST(LinearSchedule, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
   }
 }
 
-bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
-         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.num_bytes())) == 0;
-}
-
 TEST(LinearSchedule, RepeatsBitForBitAndSchedulesOfStatesAgreeBitForBit) {
   Context ctx;
   const Problem problem{{0, 5, 290, 291, 300}, Layout::kZigzag, Gate::kScalar, true};
@@ -200,9 +196,9 @@ TEST(LinearSchedule, RepeatsBitForBitAndSchedulesOfStatesAgreeBitForBit) {
     const std::vector<Tensor> again = run(problem, *strategy.schedule, DType::kF32, whole, do_THV);
     if (carried.empty()) carried = once;
     for (size_t i = 0; i < once.size(); ++i) {
-      EXPECT_TRUE(same_bits(once[i], again[i])) << strategy.name << " result " << i;
+      EXPECT_TRUE(bitwise_equal(once[i], again[i])) << strategy.name << " result " << i;
       if (strategy.name != std::string("ulysses")) {
-        EXPECT_TRUE(same_bits(once[i], carried[i])) << strategy.name << " result " << i;
+        EXPECT_TRUE(bitwise_equal(once[i], carried[i])) << strategy.name << " result " << i;
       }
     }
   }
@@ -245,9 +241,9 @@ TEST(LinearUlysses, HasTheBitsOfOneRankButForTheGradientsOfSharedKeyHeads) {
         if (is_key && problem.num_key_heads < problem.num_heads)
           EXPECT_LE(relative_rms(found[i], own), dtype == DType::kF32 ? 1e-6 : 4e-3) << i;
         else if (is_qkv)
-          EXPECT_TRUE(same_bits(found[i].to(dtype), own.to(dtype))) << i;
+          EXPECT_TRUE(bitwise_equal(found[i].to(dtype), own.to(dtype))) << i;
         else
-          EXPECT_TRUE(same_bits(found[i], own)) << i;
+          EXPECT_TRUE(bitwise_equal(found[i], own)) << i;
       }
     }
 }
@@ -358,8 +354,8 @@ TEST(LinearSchedule, TokenChangesOnlyLaterPositionsOfItsDocument) {
     for (const Segment& segment : plan.local_segments()) {
       for (int64_t i = 0; i < segment.length; ++i) {
         const int64_t token = segment.global_begin + i;
-        const bool same =
-            same_bits(before.slice(0, segment.slot + i, 1), after.slice(0, segment.slot + i, 1));
+        const bool same = bitwise_equal(before.slice(0, segment.slot + i, 1),
+                                        after.slice(0, segment.slot + i, 1));
         const bool may_change = token >= kChanged && token < 160;
         EXPECT_TRUE(same || may_change) << strategy.name << " token " << token;
         EXPECT_FALSE(same && token == kChanged) << strategy.name;

@@ -9,6 +9,7 @@
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/softmax_case.h"
+#include "tests/support/whole_batch.h"
 
 namespace longship {
 namespace {

@@ -8,11 +8,14 @@
 #include "parallel/softmax_schedule.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/naive_softmax.h"
+#include "tests/support/op_check.h"
 #include "tests/support/softmax_case.h"
+#include "tests/support/whole_batch.h"
 
 namespace longship {
 namespace {
 
+using testing::bitwise_equal;
 using testing::cu_seqlens_of;
 using testing::gather;
 using testing::NaiveSoftmax;
@@ -127,8 +130,8 @@ TEST(UlyssesAndGatherKv, ContiguousOutputHasTheBitsOfOneRank) {
       for (const auto& cu_seqlens : packed_batches()) {
         const Batch batch = make_batch(ctx, cu_seqlens, heads, DType::kF32);
         const Strategy strategy = {name, Layout::kContiguous};
-        EXPECT_TRUE(same_bits(run(ctx, batch, strategy, world()).o_THV,
-                              run(ctx, batch, strategy, one).o_THV))
+        EXPECT_TRUE(bitwise_equal(run(ctx, batch, strategy, world()).o_THV,
+                                  run(ctx, batch, strategy, one).o_THV))
             << name;
       }
 }
@@ -222,7 +225,7 @@ TEST(SoftmaxSchedules, InferenceGivesTheBitsOfTrainingAndSavesNothing) {
     EXPECT_EQ(tape.num_nodes(), 0u);
     EXPECT_FALSE(constant.requires_grad());
     ctx.tape = nullptr;
-    EXPECT_TRUE(same_bits(trained.value(), constant.value())) << strategy.label();
+    EXPECT_TRUE(bitwise_equal(trained.value(), constant.value())) << strategy.label();
   }
 }
 
@@ -243,8 +246,8 @@ TEST(SoftmaxSchedules, GiveGradientsOnlyToInputsThatWantThem) {
           schedule->attend(ctx, inputs[0], inputs[1], inputs[2], plan, batch.options);
       tape.backward(ctx, o, plan.shard(ctx, batch.do_THV));
       ctx.tape = nullptr;
-      EXPECT_TRUE(same_bits(gather(ctx, world(), plan, inputs[wanted].gradient()->sum()),
-                            all.gradients()[wanted].second))
+      EXPECT_TRUE(bitwise_equal(gather(ctx, world(), plan, inputs[wanted].gradient()->sum()),
+                                all.gradients()[wanted].second))
           << strategy.label() << " " << all.gradients()[wanted].first;
     }
   }

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "parallel/affine_compose.h"
@@ -13,10 +12,12 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
+#include "tests/support/op_check.h"
 
 namespace longship {
 namespace {
 
+using testing::bitwise_equal;
 using testing::expect_error;
 using testing::relative_rms;
 using testing::world;
@@ -137,11 +138,6 @@ Tensor carry(Context& ctx, const StateSchedule& schedule, const Case& c) {
   return schedule.carry(ctx, c.summary(ctx), c.plan(), c.direction)->wait();
 }
 
-bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
-         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.num_bytes())) == 0;
-}
-
 // The segments of all ranks in the order in which states travel, and which row of this rank's
 // result each of them is (-1: none).
 struct Walk {
@@ -253,7 +249,7 @@ TEST(StateSchedules, GiveTheBitsOfOneRankFoldingAlone) {
     }
     for (const auto& [name, schedule] : strategies())
       for (int repeat = 0; repeat < 2; ++repeat)
-        EXPECT_TRUE(same_bits(carry(ctx, *schedule, c), folded)) << name;
+        EXPECT_TRUE(bitwise_equal(carry(ctx, *schedule, c), folded)) << name;
   });
 }
 
@@ -273,7 +269,7 @@ TEST(StateSchedules, GiveTheSameBitsForLargeStatesWithAnyNumberOfThreads) {
     const Tensor first = strategies()[0].schedule->carry(ctx, summary, plan, direction)->wait();
     for (const auto& [name, schedule] : strategies())
       for (Context* each : {&ctx, &threaded})
-        EXPECT_TRUE(same_bits(schedule->carry(*each, summary, plan, direction)->wait(), first))
+        EXPECT_TRUE(bitwise_equal(schedule->carry(*each, summary, plan, direction)->wait(), first))
             << name << " with " << each->num_threads << " threads";
   }
 }
@@ -309,7 +305,7 @@ TEST(StateSchedules, NeverCarryAStateIntoAnotherDocument) {
             const Tensor found = schedule->carry(ctx, summary, plan, direction)->wait();
             for (int64_t n = 0; n < std::ssize(cut); ++n) {
               if (cut[static_cast<size_t>(n)].document == poisoned) continue;
-              EXPECT_TRUE(same_bits(found.slice(0, n, 1), clean.slice(0, n, 1)))
+              EXPECT_TRUE(bitwise_equal(found.slice(0, n, 1), clean.slice(0, n, 1)))
                   << name << ", NaN in document " << poisoned << ", segment " << n;
             }
           }
@@ -483,8 +479,8 @@ TEST(LocalStates, AreNoneAndServeOneRankOnly) {
   const SequencePlan plan = SequencePlan::local({0, 4, 5, 9});
   const AffineSummary summary = make_summary(ctx, cut_of(plan, 0), Transition::kDense, DType::kF64);
   for (ScanDirection direction : kDirections)
-    EXPECT_TRUE(same_bits(schedule->carry(ctx, summary, plan, direction)->wait(),
-                          ctx.zeros({0, kHeads, kKeys, kValues}, DType::kF64)));
+    EXPECT_TRUE(bitwise_equal(schedule->carry(ctx, summary, plan, direction)->wait(),
+                              ctx.zeros({0, kHeads, kKeys, kValues}, DType::kF64)));
   const SequencePlan shared = SequencePlan::make({0, 4, 5, 9}, Layout::kContiguous, 2, 0);
   const AffineSummary part = make_summary(ctx, cut_of(shared, 0), Transition::kDense, DType::kF64);
   expect_error(ErrorCode::kInternal, {"plan"},

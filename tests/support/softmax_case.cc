@@ -3,11 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "runtime/random.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/naive_softmax.h"
+#include "tests/support/op_check.h"
+#include "tests/support/whole_batch.h"
 
 namespace longship::testing {
 
@@ -42,14 +43,6 @@ AttentionBatch random_batch(Context& ctx, const std::vector<int64_t>& cu_seqlens
 
 SequencePlan plan_of(const AttentionBatch& batch, Layout layout, const Group& sp) {
   return SequencePlan::make(batch.cu_seqlens, layout, sp.size(), sp.rank());
-}
-
-Tensor gather(const Context& ctx, const Group& sp, const SequencePlan& plan, const Tensor& local) {
-  Shape shape = local.shape();
-  shape[0] = plan.num_tokens();
-  const Tensor by_rank = ctx.empty(shape, local.dtype());
-  sp.all_gather("test.gather", local.contiguous(), by_rank, plan.tokens_per_rank()).wait();
-  return plan.unshard(ctx, by_rank);
 }
 
 AttentionResults run(Context& ctx, const AttentionBatch& batch, const SoftmaxSchedule& schedule,
@@ -92,17 +85,12 @@ void expect_equal_to_definition(const Context& ctx, const AttentionBatch& batch,
   EXPECT_LE(relative_rms(found.dsink_H, expected.dsink_H), gradient_bound) << "dsink";
 }
 
-bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
-         std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.num_bytes())) == 0;
-}
-
 bool same_bits(const AttentionResults& a, const AttentionResults& b) {
   for (size_t i = 0; i < 3; ++i)
-    if (!same_bits(a.gradients()[i].second, b.gradients()[i].second)) return false;
+    if (!bitwise_equal(a.gradients()[i].second, b.gradients()[i].second)) return false;
   const bool has_sink = a.dsink_H.defined();
-  return same_bits(a.o_THV, b.o_THV) && has_sink == b.dsink_H.defined() &&
-         (!has_sink || same_bits(a.dsink_H, b.dsink_H));
+  return bitwise_equal(a.o_THV, b.o_THV) && has_sink == b.dsink_H.defined() &&
+         (!has_sink || bitwise_equal(a.dsink_H, b.dsink_H));
 }
 
 void expect_reach_of_tokens(Context& ctx, const SoftmaxSchedule& schedule, Layout layout,
@@ -128,9 +116,7 @@ void expect_reach_of_tokens(Context& ctx, const SoftmaxSchedule& schedule, Layou
     batch = kept;
     int64_t end = *std::upper_bound(cu_seqlens.begin(), cu_seqlens.end(), changed);
     if (options.window > 0) end = std::min(end, changed + options.window);
-    for (int64_t t = 0; t < plan.num_tokens(); ++t)
-      EXPECT_EQ(!same_bits(before.slice(0, t, 1), after.slice(0, t, 1)), t >= changed && t < end)
-          << "token " << changed << ", output " << t;
+    EXPECT_EQ(changed_tokens(before, after), token_range(changed, end)) << "token " << changed;
   }
 }
 

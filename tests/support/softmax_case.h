@@ -44,9 +44,6 @@ struct AttentionResults {
 
 SequencePlan plan_of(const AttentionBatch& batch, Layout layout, const Group& sp);
 
-// The whole batch of tensors of local tokens; collective.
-Tensor gather(const Context& ctx, const Group& sp, const SequencePlan& plan, const Tensor& local);
-
 // Forward and backward; collective.
 AttentionResults run(Context& ctx, const AttentionBatch& batch, const SoftmaxSchedule& schedule,
                      const SequencePlan& plan, const Group& sp);
@@ -57,7 +54,6 @@ void expect_equal_to_definition(const Context& ctx, const AttentionBatch& batch,
                                 const AttentionResults& found, double forward_bound,
                                 double gradient_bound);
 
-bool same_bits(const Tensor& a, const Tensor& b);
 bool same_bits(const AttentionResults& a, const AttentionResults& b);
 
 // Changes q, k and v of single tokens of a batch of packed documents, and fails the test unless

@@ -46,7 +46,7 @@ TEST(Checkpoint, FillsStridedTensors) {
     std::swap(swapped[0], swapped[1]);
     const Tensor target = ctx.empty(swapped, tensor.dtype()).transpose(0, 1);
     checkpoint.read(name, target);
-    EXPECT_TRUE(testing::same_bytes(target, tensor)) << name;
+    EXPECT_TRUE(testing::bitwise_equal(target, tensor)) << name;
   }
 }
 

@@ -1,7 +1,6 @@
 // A small checkpoint of three writers, with whole tensors and slices.
 #pragma once
 
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -10,6 +9,7 @@
 #include "runtime/checkpoint/checkpoint_writer.h"
 #include "runtime/context.h"
 #include "tests/support/gradient_check.h"
+#include "tests/support/op_check.h"
 
 namespace longship::testing {
 
@@ -66,12 +66,6 @@ inline std::filesystem::path write_example(const std::filesystem::path& root, in
   return directory.path();
 }
 
-inline bool same_bytes(const Tensor& a, const Tensor& b) {
-  const Tensor x = a.contiguous(), y = b.contiguous();
-  return x.dtype() == y.dtype() && x.shape() == y.shape() &&
-         std::memcmp(x.raw(), y.raw(), static_cast<size_t>(x.num_bytes())) == 0;
-}
-
 // Reads every tensor of the example and compares it.
 inline bool holds_example(const std::filesystem::path& folder, int64_t step) {
   const Checkpoint checkpoint = Checkpoint::open(folder);
@@ -81,7 +75,7 @@ inline bool holds_example(const std::filesystem::path& folder, int64_t step) {
   for (const auto& [name, tensor] : example_tensors(ctx, step)) {
     const Tensor copy = ctx.empty(tensor.shape(), tensor.dtype());
     checkpoint.read(name, copy);
-    same &= same_bytes(copy, tensor);
+    same &= bitwise_equal(copy, tensor);
   }
   return same;
 }

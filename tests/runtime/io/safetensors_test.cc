@@ -10,19 +10,15 @@
 #include "runtime/random.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
+#include "tests/support/op_check.h"
 #include "tests/support/temporary_folder.h"
 
 namespace longship {
 namespace {
 
+using testing::bitwise_equal;
 using testing::expect_error;
 using testing::TemporaryFolder;
-
-bool same_bytes(const Tensor& a, const Tensor& b) {
-  const Tensor x = a.contiguous(), y = b.contiguous();
-  return x.dtype() == y.dtype() && x.shape() == y.shape() &&
-         std::memcmp(x.raw(), y.raw(), static_cast<size_t>(x.num_bytes())) == 0;
-}
 
 // One tensor of every dtype, among them a scalar, an empty one and a transposed view.
 std::vector<NamedTensor> examples(Context& ctx) {
@@ -60,7 +56,7 @@ TEST(Safetensors, ReturnsWhatWasWritten) {
     EXPECT_EQ(reader.find(name)->dtype, tensor.dtype());
     const Tensor copy = ctx.empty(tensor.shape(), tensor.dtype());
     reader.read(name, copy);
-    EXPECT_TRUE(same_bytes(copy, tensor)) << name;
+    EXPECT_TRUE(bitwise_equal(copy, tensor)) << name;
   }
   EXPECT_EQ(folder.num_entries(), 1);
 }
@@ -141,7 +137,7 @@ TEST(Safetensors, ConvertsFloatingDtypesOnlyWhenAsked) {
         expect_error(ErrorCode::kConfig, {name, folder.path("a")},
                      [&] { reader.read(name, target); });
       reader.read(name, target, DTypeConversion::kAllow);
-      EXPECT_TRUE(same_bytes(target, values.to(from).to(to))) << name;
+      EXPECT_TRUE(bitwise_equal(target, values.to(from).to(to))) << name;
     }
   expect_error(ErrorCode::kConfig, {"\"int\"", "I32"},
                [&] { reader.read("int", ctx.empty({1}, DType::kF32), DTypeConversion::kAllow); });

@@ -1,0 +1,30 @@
+#include "tests/support/whole_batch.h"
+
+#include <numeric>
+
+#include "tests/support/op_check.h"
+
+namespace longship::testing {
+
+Tensor gather(const Context& ctx, const Group& sp, const SequencePlan& plan, const Tensor& local) {
+  Shape shape = local.shape();
+  shape[0] = plan.num_tokens();
+  const Tensor by_rank = ctx.empty(shape, local.dtype());
+  sp.all_gather("test.gather", local.contiguous(), by_rank, plan.tokens_per_rank()).wait();
+  return plan.unshard(ctx, by_rank);
+}
+
+std::vector<int64_t> changed_tokens(const Tensor& before, const Tensor& after) {
+  std::vector<int64_t> tokens;
+  for (int64_t t = 0; t < before.dim(0); ++t)
+    if (!bitwise_equal(before.slice(0, t, 1), after.slice(0, t, 1))) tokens.push_back(t);
+  return tokens;
+}
+
+std::vector<int64_t> token_range(int64_t first, int64_t end) {
+  std::vector<int64_t> tokens(static_cast<size_t>(end - first));
+  std::iota(tokens.begin(), tokens.end(), first);
+  return tokens;
+}
+
+}  // namespace longship::testing
