@@ -13,13 +13,17 @@
 #include "tests/support/mpi_main.h"
 #include "tests/support/naive_softmax.h"
 #include "tests/support/op_check.h"
+#include "tests/support/whole_batch.h"
 
 namespace longship {
 namespace {
 
 using testing::bitwise_equal;
+using testing::changed_tokens;
 using testing::MixerModel;
 using testing::relative_rms;
+using testing::token_range;
+using testing::whole_results;
 using testing::world;
 
 const SoftmaxCpu kKernel;
@@ -81,40 +85,15 @@ MixerModel model_of(const LatentMixerOptions& options, const std::string& strate
           options.hidden_size, dtype, SequencePlan::make(cu_seqlens, layout, sp.size(), sp.rank())};
 }
 
-Tensor whole(const MixerModel& model, const Group& sp, const Tensor& local) {
-  Shape shape = local.shape();
-  shape[0] = model.plan.num_tokens();
-  const Tensor by_rank = model.ctx.empty(shape, local.dtype());
-  sp.all_gather("test", local.contiguous(), by_rank, model.plan.tokens_per_rank()).wait();
-  return model.plan.unshard(model.ctx, by_rank);
-}
-
-// The whole batch's output and its tokens' gradient, then the gradients of the parameters.
-std::vector<std::pair<std::string, Tensor>> results(MixerModel& model, const Group& sp) {
-  std::vector<std::pair<std::string, Tensor>> all;
-  const Tensor y_TE = model.forward_and_backward();
-  all.emplace_back("y", whole(model, sp, y_TE));
-  for (const auto& [name, leaf] : model.leaves()) {
-    const Tensor sum = leaf.gradient()->accumulate_into(model.ctx);
-    if (name == "x") {
-      all.emplace_back(name, whole(model, sp, sum));
-    } else {
-      sp.all_reduce("test", sum).wait();
-      all.emplace_back(name, sum);
-    }
-  }
-  return all;
-}
-
 void expect_equal_to_one_rank(const LatentMixerOptions& options,
                               const std::vector<int64_t>& cu_seqlens, DType dtype, double bound) {
   MixerModel alone =
       model_of(options, "gather_latent", Group::self(), cu_seqlens, Layout::kContiguous, dtype);
-  const auto expected = results(alone, Group::self());
+  const auto expected = whole_results(alone, Group::self());
   for (const std::string& strategy : kStrategies)
     for (Layout layout : kLayouts) {
       MixerModel shared = model_of(options, strategy, world(), cu_seqlens, layout, dtype);
-      const auto found = results(shared, world());
+      const auto found = whole_results(shared, world());
       for (size_t i = 0; i < expected.size(); ++i)
         EXPECT_LE(relative_rms(found[i].second, expected[i].second), bound)
             << strategy << ", " << layout_name(layout) << ", cu_seqlens "
@@ -139,22 +118,13 @@ TEST(LatentMixer, TwoRunsGiveTheSameBits) {
     auto once = [&] {
       MixerModel model =
           model_of(small(), strategy, world(), batches()[1], Layout::kZigzag, DType::kBF16);
-      return results(model, world());
+      return whole_results(model, world());
     };
     const auto first = once(), second = once();
     for (size_t i = 0; i < first.size(); ++i)
       EXPECT_TRUE(bitwise_equal(first[i].second, second[i].second))
           << strategy << ": " << first[i].first;
   }
-}
-
-// Rows of `after` that differ from those of `before`.
-std::vector<int64_t> changed_rows(const Tensor& before, const Tensor& after) {
-  std::vector<int64_t> rows;
-  for (int64_t t = 0; t < before.dim(0); ++t)
-    if (!bitwise_equal(before.slice(0, t, 1).contiguous(), after.slice(0, t, 1).contiguous()))
-      rows.push_back(t);
-  return rows;
 }
 
 // What a token holds reaches the tokens of its document from itself on, and no others; what the
@@ -172,15 +142,13 @@ TEST(LatentMixer, NothingLeaksToOtherDocumentsOrBackInTime) {
             if (change_x) model.x_TE.value().data<float>()[row] += 3;
             if (change_dy) model.dy_TE.data<float>()[row] += 3;
           }
-        return results(model, world());
+        return whole_results(model, world());
       };
-      std::vector<int64_t> later, earlier;
-      for (int64_t t = probe; t < 40; ++t) later.push_back(t);
-      for (int64_t t = 12; t <= probe; ++t) earlier.push_back(t);
       const auto plain = run(false, false);
-      EXPECT_EQ(changed_rows(plain[0].second, run(true, false)[0].second), later)
+      EXPECT_EQ(changed_tokens(plain[0].second, run(true, false)[0].second), token_range(probe, 40))
           << strategy << " " << layout_name(layout);
-      EXPECT_EQ(changed_rows(plain[1].second, run(false, true)[1].second), earlier)
+      EXPECT_EQ(changed_tokens(plain[1].second, run(false, true)[1].second),
+                token_range(12, probe + 1))
           << strategy << " " << layout_name(layout);
     }
 }

@@ -8,6 +8,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mixer_model.h"
+#include "tests/support/naive_rows.h"
 #include "tests/support/naive_softmax.h"
 #include "tests/support/op_check.h"
 
@@ -115,42 +116,23 @@ class PlainFormulas {
   }
 
   Tensor project(const Tensor& x, const std::string& name) const {
-    const Tensor w = weight(name);
-    const Tensor y = model_.ctx.empty({x.dim(0), w.dim(0)}, DType::kF64);
-    for (int64_t t = 0; t < y.dim(0); ++t)
-      for (int64_t o = 0; o < y.dim(1); ++o) {
-        double sum = 0;
-        for (int64_t i = 0; i < x.dim(1); ++i)
-          sum += x.data<double>()[t * x.dim(1) + i] * w.data<double>()[o * x.dim(1) + i];
-        y.data<double>()[t * y.dim(1) + o] = sum;
-      }
-    return y;
+    return testing::naive_projection(model_.ctx, x, weight(name));
   }
 
   Tensor normed(const Tensor& x, const std::string& name) const {
     const Tensor w = weight(name), y = x.clone();
-    for (int64_t t = 0; t < x.dim(0); ++t) {
-      double* row = y.data<double>() + t * x.dim(1);
-      double square = 0;
-      for (int64_t i = 0; i < x.dim(1); ++i) square += row[i] * row[i];
-      const double rms = std::sqrt(square / static_cast<double>(x.dim(1)) + options_.norm_eps);
-      for (int64_t i = 0; i < x.dim(1); ++i) row[i] *= w.data<double>()[i] / rms;
-    }
+    for (int64_t t = 0; t < x.dim(0); ++t)
+      testing::naive_rms_norm(y.data<double>() + t * x.dim(1), x.dim(1), w.data<double>(),
+                              options_.norm_eps);
     return y;
   }
 
-  // The shared features of token t, in two halves that turn against each other.
+  // The shared features of token t.
   void turn(int64_t t, const double* from, double* to) const {
     const int64_t R = options_.qk_rope_head_size;
     std::copy_n(from, R, to);
-    if (options_.rope_theta == 0) return;
-    for (int64_t i = 0; i < R / 2; ++i) {
-      const double angle =
-          static_cast<double>(positions_T_.data<int64_t>()[t]) *
-          std::pow(options_.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(R));
-      to[i] = from[i] * std::cos(angle) - from[i + R / 2] * std::sin(angle);
-      to[i + R / 2] = from[i + R / 2] * std::cos(angle) + from[i] * std::sin(angle);
-    }
+    if (options_.rope_theta > 0)
+      testing::naive_rope(to, R, positions_T_.data<int64_t>()[t], options_.rope_theta);
   }
 
   MixerModel& model_;
@@ -183,25 +165,10 @@ TEST(LatentMixer, LowPrecisionIsNearFp64) {
   for (const auto& [name, options] : variants())
     for (const auto& [way, schedule] : schedules())
       for (const auto& [dtype, bound] : {std::pair{DType::kF32, 1e-5}, {DType::kBF16, 4e-2}}) {
-        // Parameters and tokens that bf16 holds exactly.
-        MixerModel low = model_of(options, schedule, dtype);
-        MixerModel wide = model_of(options, schedule, DType::kF64);
-        auto low_leaves = low.leaves(), wide_leaves = wide.leaves();
-        for (size_t i = 0; i < low_leaves.size(); ++i) {
-          const Tensor rounded = wide_leaves[i].second.value().to(DType::kBF16);
-          low_leaves[i].second.value().copy_from(rounded);
-          wide_leaves[i].second.value().copy_from(rounded);
-        }
-        low.dy_TE = wide.dy_TE.to(DType::kBF16).to(dtype);
-        wide.dy_TE = low.dy_TE.to(DType::kF64);
-        const Tensor y = low.forward_and_backward();
-        EXPECT_EQ(y.dtype(), dtype);
-        EXPECT_LE(relative_rms(y, wide.forward_and_backward()), bound) << name << ", " << way;
-        for (size_t i = 0; i < low_leaves.size(); ++i)
-          EXPECT_LE(relative_rms(low_leaves[i].second.gradient()->sum(),
-                                 wide_leaves[i].second.gradient()->sum()),
-                    bound)
-              << name << ", " << way << ": " << low_leaves[i].first;
+        SCOPED_TRACE(name + ", " + way);
+        testing::check_mixer_precision([&, &chosen = options, &with = schedule](
+                                           DType of, int) { return model_of(chosen, with, of); },
+                                       dtype, bound);
       }
 }
 
@@ -263,19 +230,11 @@ TEST(LatentMixer, OutputStartsScaledDownByTheDepth) {
 TEST(LatentMixer, EveryNumberOfThreadsGivesTheSameBits) {
   LatentMixerOptions options = kimi();
   options.q_lora_rank = 8, options.rope_theta = 1e4;
-  const std::vector<int64_t> documents = {0, 70, 71, 200};
   for (const auto& [way, schedule] : schedules()) {
-    MixerModel one = model_of(options, schedule, DType::kF32, documents);
-    const Tensor expected = one.forward_and_backward();
-    for (int num_threads : {2, 5}) {
-      MixerModel many = model_of(options, schedule, DType::kF32, documents, num_threads);
-      EXPECT_TRUE(bitwise_equal(many.forward_and_backward(), expected)) << way;
-      auto found = many.leaves(), wanted = one.leaves();
-      for (size_t i = 0; i < found.size(); ++i)
-        EXPECT_TRUE(
-            bitwise_equal(found[i].second.gradient()->sum(), wanted[i].second.gradient()->sum()))
-            << way << ": " << found[i].first;
-    }
+    SCOPED_TRACE(way);
+    testing::check_mixer_thread_invariance([&, &with = schedule](DType dtype, int num_threads) {
+      return model_of(options, with, dtype, {0, 70, 71, 200}, num_threads);
+    });
   }
 }
 

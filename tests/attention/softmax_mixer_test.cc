@@ -7,6 +7,8 @@
 #include "attention/softmax_cpu.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
+#include "tests/support/mixer_model.h"
+#include "tests/support/naive_rows.h"
 #include "tests/support/naive_softmax.h"
 #include "tests/support/op_check.h"
 
@@ -15,7 +17,7 @@ namespace {
 
 using testing::bitwise_equal;
 using testing::expect_error;
-using testing::random_tensor;
+using testing::MixerModel;
 using testing::relative_rms;
 
 const SoftmaxCpu kKernel;
@@ -54,85 +56,27 @@ std::vector<std::pair<std::string, SoftmaxMixerOptions>> variants() {
   return all;
 }
 
-// A mixer on one rank with its parameters, and tokens to mix.
-struct Model {
-  Tape tape;
-  Context ctx;
-  ParameterList parameters;
-  SoftmaxMixer mixer;
-  SequencePlan plan;
-  Variable x_TE;
-  Tensor dy_TE;
+const std::string kModule = "layer.self_attn.";
 
-  Model(const SoftmaxMixerOptions& options, DType dtype, std::vector<int64_t> cu_seqlens,
-        int num_threads = 1)
-      : parameters(with_threads(ctx, num_threads), dtype, /*seed=*/5),
-        mixer(options, "layer", parameters, make_local(kKernel),
-              std::make_shared<SharedRopeAngles>()),
-        plan(SequencePlan::local(std::move(cu_seqlens))) {
-    // Biases and norms start at 0 and 1, where mistakes would not show.
-    for (Parameter& parameter : parameters.all())
-      if (!parameter.decay)
-        parameter.master.copy_from(
-            random_tensor(ctx, parameter.master.shape(), parameter.name.size()));
-    parameters.refresh_compute_copies();
-    const Shape shape = {plan.num_tokens(), options.hidden_size};
-    x_TE = Variable::leaf(random_tensor(ctx, shape, 1).to(dtype));
-    dy_TE = random_tensor(ctx, shape, 2).to(dtype);
-  }
-
-  static Context& with_threads(Context& ctx, int num_threads) {
-    ctx.num_threads = num_threads;
-    return ctx;
-  }
-
-  Tensor value() { return mixer.forward(ctx, x_TE, plan).value(); }
-
-  // dy . y
-  double loss() {
-    const Tensor y_TE = value();
-    double sum = 0;
-    for (int64_t i = 0; i < y_TE.numel(); ++i)
-      sum += y_TE.data<double>()[i] * dy_TE.data<double>()[i];
-    return sum;
-  }
-
-  // The output; gradients are then in `parameters` and x_TE.
-  Tensor forward_and_backward() {
-    ctx.tape = &tape;
-    const Variable y_TE = mixer.forward(ctx, x_TE, plan);
-    tape.backward(ctx, y_TE, dy_TE);
-    ctx.tape = nullptr;
-    return y_TE.value();
-  }
-
-  // x first, then the parameters.
-  std::vector<std::pair<std::string, Variable>> leaves() {
-    std::vector<std::pair<std::string, Variable>> all = {{"x", x_TE}};
-    for (Parameter& parameter : parameters.all())
-      all.emplace_back(parameter.name, parameter.variable);
-    return all;
-  }
-};
+MixerModel model_of(const SoftmaxMixerOptions& options, DType dtype,
+                    const std::vector<int64_t>& cu_seqlens = kDocuments, int num_threads = 1) {
+  return {[&](ParameterList& parameters) {
+            return std::make_unique<SoftmaxMixer>(options, "layer", parameters, make_local(kKernel),
+                                                  std::make_shared<SharedRopeAngles>());
+          },
+          options.hidden_size, dtype, SequencePlan::local(cu_seqlens), num_threads};
+}
 
 // The formulas of the header, feature by feature.
-Tensor plain_mixer(Model& model, const SoftmaxMixerOptions& options) {
+Tensor plain_mixer(MixerModel& model, const SoftmaxMixerOptions& options) {
   Context& ctx = model.ctx;
   auto parameter = [&](const std::string& name) {
-    return model.parameters.find("layer.self_attn." + name);
+    const Parameter* found = model.parameters.find(kModule + name);
+    return found == nullptr ? Tensor() : found->master;
   };
   auto project = [&](const Tensor& x, const std::string& name) {
-    const Tensor w = parameter(name + ".weight")->master;
-    const Parameter* bias = parameter(name + ".bias");
-    const Tensor y = ctx.empty({x.dim(0), w.dim(0)}, DType::kF64);
-    for (int64_t t = 0; t < y.dim(0); ++t)
-      for (int64_t o = 0; o < y.dim(1); ++o) {
-        double sum = bias == nullptr ? 0 : bias->master.data<double>()[o];
-        for (int64_t i = 0; i < x.dim(1); ++i)
-          sum += x.data<double>()[t * x.dim(1) + i] * w.data<double>()[o * x.dim(1) + i];
-        y.data<double>()[t * y.dim(1) + o] = sum;
-      }
-    return y;
+    return testing::naive_projection(ctx, x, parameter(name + ".weight"),
+                                     parameter(name + ".bias"));
   };
   const Tensor positions = model.plan.positions(ctx);
   const int64_t T = positions.numel(), D = options.head_size;
@@ -146,25 +90,15 @@ Tensor plain_mixer(Model& model, const SoftmaxMixerOptions& options) {
     const Tensor projected = name == "q" ? queries : project(model.x_TE.value(), name + "_proj");
     const Tensor y = projected.reshape({T, num_heads, D});
     if (!turn) return y;
-    const Parameter* norm = parameter(name + "_norm.weight");
+    const Tensor norm_D = parameter(name + "_norm.weight");
     const int64_t R = options.rotary_dim == 0 ? D : options.rotary_dim;
     for (int64_t row = 0; row < T * num_heads; ++row) {
       double* head = y.data<double>() + row * D;
-      if (norm != nullptr) {
-        double square = 0;
-        for (int64_t d = 0; d < D; ++d) square += head[d] * head[d];
-        const double rms = std::sqrt(square / static_cast<double>(D) + options.norm_eps);
-        for (int64_t d = 0; d < D; ++d) head[d] *= norm->master.data<double>()[d] / rms;
-      }
-      if (options.rope_theta == 0) continue;
-      const double position = static_cast<double>(positions.data<int64_t>()[row / num_heads]);
-      for (int64_t i = 0; i < R / 2; ++i) {
-        const double angle = position * std::pow(options.rope_theta, -2.0 * static_cast<double>(i) /
-                                                                         static_cast<double>(R));
-        const double a = head[i], b = head[i + R / 2];
-        head[i] = a * std::cos(angle) - b * std::sin(angle);
-        head[i + R / 2] = b * std::cos(angle) + a * std::sin(angle);
-      }
+      if (norm_D.defined())
+        testing::naive_rms_norm(head, D, norm_D.data<double>(), options.norm_eps);
+      if (options.rope_theta > 0)
+        testing::naive_rope(head, R, positions.data<int64_t>()[row / num_heads],
+                            options.rope_theta);
     }
     return y;
   };
@@ -176,7 +110,7 @@ Tensor plain_mixer(Model& model, const SoftmaxMixerOptions& options) {
                              .causal = options.causal,
                              .num_sink_tokens = options.num_sink_tokens,
                              .anchor = options.anchor};
-  if (options.sink_logits) attention.sink_logit_H = parameter("sinks")->master;
+  if (options.sink_logits) attention.sink_logit_H = parameter("sinks");
   const Tensor o = testing::naive_attention(ctx, q, k, v, ctx.zeros(q.shape(), DType::kF64),
                                             model.plan.cu_seqlens(), attention)
                        .o_THV;
@@ -187,71 +121,38 @@ Tensor plain_mixer(Model& model, const SoftmaxMixerOptions& options) {
 
 TEST(SoftmaxMixer, EqualsThePlainFormulas) {
   for (const auto& [name, options] : variants()) {
-    Model model(options, DType::kF64, kDocuments);
-    EXPECT_LE(relative_rms(model.value(), plain_mixer(model, options)), 1e-13) << name;
+    MixerModel model = model_of(options, DType::kF64);
+    const Tensor expected = plain_mixer(model, options);
+    EXPECT_LE(
+        relative_rms(model.mixer->forward(model.ctx, model.x_TE, model.plan).value(), expected),
+        1e-13)
+        << name;
   }
 }
 
 TEST(SoftmaxMixer, GradientsAreCentralDifferences) {
   for (const auto& [name, options] : variants()) {
-    Model model(options, DType::kF64, kDocuments);
-    model.forward_and_backward();
-    for (const auto& [leaf_name, leaf] : model.leaves()) {
-      ASSERT_TRUE(leaf.gradient()->defined()) << leaf_name;
-      const Tensor gradient = leaf.gradient()->sum();
-      double* values = leaf.value().data<double>();
-      const int64_t count = gradient.numel(), probes = std::min<int64_t>(count, 15);
-      double largest = 0;
-      for (int64_t probe = 0; probe < probes; ++probe) {
-        const int64_t i = count * probe / probes;
-        const double kept = values[i], step = 1e-5;
-        values[i] = kept + step;
-        const double above = model.loss();
-        values[i] = kept - step;
-        const double below = model.loss();
-        values[i] = kept;
-        const double numeric = (above - below) / (2 * step);
-        EXPECT_NEAR(gradient.data<double>()[i], numeric, 1e-6 * std::max(1.0, std::abs(numeric)))
-            << name << ": " << leaf_name << " element " << i;
-        largest = std::max(largest, std::abs(numeric));
-      }
-      // A bias of all keys shifts all scores of a query alike, unless positions turn it.
-      if (leaf_name == "layer.self_attn.k_proj.bias" && options.rope_theta == 0) continue;
-      EXPECT_GT(largest, 1e-4) << name << ": " << leaf_name << " has no effect";
-    }
+    SCOPED_TRACE(name);
+    MixerModel model = model_of(options, DType::kF64);
+    // A bias of all keys shifts all scores of a query alike, unless positions turn it.
+    testing::check_mixer_gradients(model, options.rope_theta == 0 ? kModule + "k_proj.bias" : "");
   }
 }
 
 TEST(SoftmaxMixer, LowPrecisionIsNearFp64) {
   for (const auto& [name, options] : variants())
     for (const auto& [dtype, bound] : {std::pair{DType::kF32, 1e-5}, {DType::kBF16, 4e-2}}) {
-      // Parameters and tokens that bf16 holds exactly.
-      Model low(options, dtype, kDocuments), wide(options, DType::kF64, kDocuments);
-      auto low_leaves = low.leaves(), wide_leaves = wide.leaves();
-      for (size_t i = 0; i < low_leaves.size(); ++i) {
-        const Tensor rounded = wide_leaves[i].second.value().to(DType::kBF16);
-        low_leaves[i].second.value().copy_from(rounded);
-        wide_leaves[i].second.value().copy_from(rounded);
-      }
-      low.dy_TE = wide.dy_TE.to(DType::kBF16).to(dtype);
-      wide.dy_TE = low.dy_TE.to(DType::kF64);
-      const Tensor y = low.forward_and_backward();
-      EXPECT_EQ(y.dtype(), dtype);
-      EXPECT_LE(relative_rms(y, wide.forward_and_backward()), bound) << name;
-      for (size_t i = 0; i < low_leaves.size(); ++i) {
-        if (low_leaves[i].first == "layer.self_attn.k_proj.bias") continue;  // all cancellation
-        EXPECT_LE(relative_rms(low_leaves[i].second.gradient()->sum(),
-                               wide_leaves[i].second.gradient()->sum()),
-                  bound)
-            << name << " " << low_leaves[i].first;
-      }
+      SCOPED_TRACE(name);
+      testing::check_mixer_precision(
+          [&, &chosen = options](DType of, int) { return model_of(chosen, of); }, dtype, bound,
+          kModule + "k_proj.bias");
     }
 }
 
 TEST(SoftmaxMixer, NamesAndShapesAreThoseOfCheckpoints) {
   SoftmaxMixerOptions options = llama();
   auto names = [&] {
-    Model model(options, DType::kF32, {0});
+    const MixerModel model = model_of(options, DType::kF32, {0});
     std::vector<std::string> found;
     for (const Parameter& parameter : model.parameters.all())
       found.push_back(fmt::format("{} {}{}", parameter.name, shape_string(parameter.master.shape()),
@@ -315,25 +216,16 @@ TEST(SoftmaxMixer, StartsAsLlamaAndQwenDo) {
 TEST(SoftmaxMixer, EveryNumberOfThreadsGivesTheSameBits) {
   SoftmaxMixerOptions options = llama();
   options.qkv_bias = options.qk_norm = options.output_gate = options.sink_logits = true;
-  const std::vector<int64_t> documents = {0, 70, 71, 200};
-  Model one(options, DType::kF32, documents);
-  const Tensor expected = one.forward_and_backward();
-  for (int num_threads : {2, 5}) {
-    Model many(options, DType::kF32, documents, num_threads);
-    EXPECT_TRUE(bitwise_equal(many.forward_and_backward(), expected));
-    auto found = many.leaves(), wanted = one.leaves();
-    for (size_t i = 0; i < found.size(); ++i)
-      EXPECT_TRUE(
-          bitwise_equal(found[i].second.gradient()->sum(), wanted[i].second.gradient()->sum()))
-          << found[i].first;
-  }
+  testing::check_mixer_thread_invariance([&](DType dtype, int num_threads) {
+    return model_of(options, dtype, {0, 70, 71, 200}, num_threads);
+  });
 }
 
 TEST(SoftmaxMixer, WorksOnARankThatHoldsNoToken) {
   SoftmaxMixerOptions options = llama();
   options.qkv_bias = options.output_bias = options.qk_norm = true;
   options.output_gate = options.sink_logits = options.anchor = true;
-  Model model(options, DType::kF32, {0});
+  MixerModel model = model_of(options, DType::kF32, {0});
   EXPECT_EQ(model.forward_and_backward().shape(), (Shape{0, 10}));
 }
 

@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "tests/support/gradient_check.h"
+#include "tests/support/op_check.h"
+#include "tests/support/whole_batch.h"
 
 namespace longship::testing {
 namespace {
@@ -63,13 +65,28 @@ Tensor MixerModel::parameter(const std::string& name) const {
   return found->master;
 }
 
-void check_mixer_gradients(MixerModel& model, int64_t max_probes) {
+MixerResults whole_results(MixerModel& model, const Group& sp) {
+  MixerResults results = {{"y", gather(model.ctx, sp, model.plan, model.forward_and_backward())}};
+  for (const auto& [name, leaf] : model.leaves()) {
+    const Tensor sum = leaf.gradient()->accumulate_into(model.ctx);
+    if (name == "x") {
+      results.emplace_back(name, gather(model.ctx, sp, model.plan, sum));
+    } else {
+      sp.all_reduce("test.sum", sum).wait();
+      results.emplace_back(name, sum);
+    }
+  }
+  return results;
+}
+
+void check_mixer_gradients(MixerModel& model, std::string_view without_effect) {
+  constexpr int64_t kMaxProbes = 15;
   model.forward_and_backward();
   for (const auto& [name, leaf] : model.leaves()) {
     ASSERT_TRUE(leaf.gradient()->defined()) << name;
     const Tensor gradient = leaf.gradient()->sum();
     double* values = leaf.value().data<double>();
-    const int64_t count = gradient.numel(), probes = std::min(count, max_probes);
+    const int64_t count = gradient.numel(), probes = std::min(count, kMaxProbes);
     double largest = 0;
     for (int64_t probe = 0; probe < probes; ++probe) {
       const int64_t i = count * probe / probes;
@@ -84,7 +101,46 @@ void check_mixer_gradients(MixerModel& model, int64_t max_probes) {
           << name << " element " << i;
       largest = std::max(largest, std::abs(numeric));
     }
-    EXPECT_GT(largest, 1e-4) << name << " has no effect";
+    if (name != without_effect) {
+      EXPECT_GT(largest, 1e-4) << name << " has no effect";
+    }
+  }
+}
+
+void check_mixer_precision(const MakeMixerModel& make, DType dtype, double bound,
+                           std::string_view cancelling) {
+  MixerModel low = make(dtype, 1), wide = make(DType::kF64, 1);
+  const auto low_leaves = low.leaves(), wide_leaves = wide.leaves();
+  for (size_t i = 0; i < low_leaves.size(); ++i) {
+    const Tensor rounded = wide_leaves[i].second.value().to(DType::kBF16);
+    low_leaves[i].second.value().copy_from(rounded);
+    wide_leaves[i].second.value().copy_from(rounded);
+  }
+  low.dy_TE = wide.dy_TE.to(DType::kBF16).to(dtype);
+  wide.dy_TE = low.dy_TE.to(DType::kF64);
+  const Tensor y_TE = low.forward_and_backward();
+  EXPECT_EQ(y_TE.dtype(), dtype);
+  EXPECT_LE(relative_rms(y_TE, wide.forward_and_backward()), bound) << dtype_name(dtype);
+  for (size_t i = 0; i < low_leaves.size(); ++i) {
+    const auto& [name, leaf] = low_leaves[i];
+    if (name == cancelling) continue;
+    EXPECT_LE(relative_rms(leaf.gradient()->sum(), wide_leaves[i].second.gradient()->sum()), bound)
+        << dtype_name(dtype) << " " << name;
+  }
+}
+
+void check_mixer_thread_invariance(const MakeMixerModel& make) {
+  MixerModel one = make(DType::kF32, 1);
+  const Tensor expected = one.forward_and_backward();
+  const auto wanted = one.leaves();
+  for (int num_threads : {2, 5}) {
+    MixerModel many = make(DType::kF32, num_threads);
+    EXPECT_TRUE(bitwise_equal(many.forward_and_backward(), expected)) << num_threads << " threads";
+    const auto found = many.leaves();
+    for (size_t i = 0; i < found.size(); ++i)
+      EXPECT_TRUE(
+          bitwise_equal(found[i].second.gradient()->sum(), wanted[i].second.gradient()->sum()))
+          << found[i].first << " on " << num_threads << " threads";
   }
 }
 

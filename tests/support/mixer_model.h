@@ -3,9 +3,11 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "parallel/group.h"
 #include "parallel/sequence_plan.h"
 #include "runtime/autograd/tape.h"
 #include "runtime/model/mixer.h"
@@ -20,6 +22,7 @@ class MixerModel {
   // are the tokens and the gradient of the output; all are the same on every rank.
   MixerModel(const Make& make, int64_t hidden_size, DType dtype, SequencePlan plan,
              int num_threads = 1);
+  MixerModel(const MixerModel&) = delete;  // the mixer and its parameters point to ctx
 
   // The output; gradients are then in leaves().
   Tensor forward_and_backward();
@@ -38,8 +41,25 @@ class MixerModel {
   Tensor dy_TE;
 };
 
-// Compares the gradient of every leaf with central differences, in fp64 on one rank, at up to
-// `max_probes` elements of each, and requires that every leaf has an effect.
-void check_mixer_gradients(MixerModel& model, int64_t max_probes = 15);
+// Results by name: the output "y", then the gradients of leaves().
+using MixerResults = std::vector<std::pair<std::string, Tensor>>;
+
+// Of a forward and backward, for the whole batch and the same on every rank; gradients of
+// parameters are summed over ranks. Collective.
+MixerResults whole_results(MixerModel& model, const Group& sp);
+
+// Compares the gradient of every leaf with central differences, in fp64 on one rank, at up to 15
+// elements of each, and requires that every leaf but `without_effect` has an effect.
+void check_mixer_gradients(MixerModel& model, std::string_view without_effect = {});
+
+using MakeMixerModel = std::function<MixerModel(DType dtype, int num_threads)>;
+
+// The output in `dtype`, and the gradients of all leaves but `cancelling`, are those in fp64 up to
+// `bound` on relative_rms(), from parameters and tokens that bf16 holds exactly.
+void check_mixer_precision(const MakeMixerModel& make, DType dtype, double bound,
+                           std::string_view cancelling = {});
+
+// 1, 2 and 5 threads give the same bits in fp32.
+void check_mixer_thread_invariance(const MakeMixerModel& make);
 
 }  // namespace longship::testing

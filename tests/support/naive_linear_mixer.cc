@@ -5,6 +5,7 @@
 
 #include "attention/linear/linear_parameter_names.h"
 #include "tests/support/naive_linear.h"
+#include "tests/support/naive_rows.h"
 
 namespace longship::testing {
 namespace {
@@ -135,29 +136,18 @@ class NaiveLinearMixer {
     for (int64_t t = 0; t < y.rows; ++t)
       for (int64_t g = 0; g < options_.key_heads(); ++g) {
         double* head = &y.at(t, g * K);
-        double square = 0;
-        for (int64_t d = 0; d < K; ++d) square += head[d] * head[d];
-        for (int64_t d = 0; d < K; ++d) {
-          if (options_.qk_norm == QkNorm::kL2) head[d] /= std::sqrt(square + 1e-6);
-          if (options_.qk_norm == QkNorm::kRms)
-            head[d] *= values(initial + "_norm.weight")[d] /
-                       std::sqrt(square / static_cast<double>(K) + options_.norm_eps);
+        if (options_.qk_norm == QkNorm::kRms)
+          naive_rms_norm(head, K, values(initial + "_norm.weight"), options_.norm_eps);
+        if (options_.qk_norm == QkNorm::kL2) {
+          double square = 0;
+          for (int64_t d = 0; d < K; ++d) square += head[d] * head[d];
+          for (int64_t d = 0; d < K; ++d) head[d] /= std::sqrt(square + 1e-6);
         }
-        if (options_.rope_theta > 0) turn(head, positions_.data<int64_t>()[t]);
+        if (options_.rope_theta > 0)
+          naive_rope(head, options_.rotary_dim == 0 ? K : options_.rotary_dim,
+                     positions_.data<int64_t>()[t], options_.rope_theta);
       }
     return y;
-  }
-
-  void turn(double* head, int64_t position) const {
-    const int64_t R = options_.rotary_dim == 0 ? options_.key_size : options_.rotary_dim;
-    for (int64_t i = 0; i < R / 2; ++i) {
-      const double angle =
-          static_cast<double>(position) *
-          std::pow(options_.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(R));
-      const double a = head[i], b = head[i + R / 2];
-      head[i] = a * std::cos(angle) - b * std::sin(angle);
-      head[i + R / 2] = b * std::cos(angle) + a * std::sin(angle);
-    }
   }
 
   // Sets the gate, scales v by the step sizes, and returns keys that are tied to the gate.

@@ -8,16 +8,15 @@
 #include "tests/attention/linear/linear_mixer_variants.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
+#include "tests/support/mixer_model.h"
 #include "tests/support/naive_linear_mixer.h"
-#include "tests/support/op_check.h"
 
 namespace longship {
 namespace {
 
-using testing::bitwise_equal;
 using testing::expect_error;
 using testing::linear_variants;
-using testing::random_tensor;
+using testing::MixerModel;
 using testing::relative_rms;
 
 const std::vector<int64_t> kDocuments = {0, 6, 7, 7, 13};
@@ -28,42 +27,29 @@ LinearMixerResources resources() {
           .rope_angles = std::make_shared<SharedRopeAngles>()};
 }
 
-// A mixer on one rank with its parameters, and tokens to mix.
+MixerModel model_of(const LinearMixerOptions& options, DType dtype,
+                    const std::vector<int64_t>& cu_seqlens = kDocuments, int num_threads = 1) {
+  return {[&](ParameterList& parameters) {
+            return std::make_unique<LinearMixer>(options, "layer", parameters, resources());
+          },
+          options.hidden_size, dtype, SequencePlan::local(cu_seqlens), num_threads};
+}
+
+Tensor value(MixerModel& model) {
+  return model.mixer->forward(model.ctx, model.x_TE, model.plan).value();
+}
+
+// An fp64 model beside the plain formulas of its options.
 struct Model {
-  Tape tape;
-  Context ctx;
-  ParameterList parameters;
   LinearMixerOptions options;
-  LinearMixer mixer;
-  SequencePlan plan;
-  Variable x_TE;
-  Tensor dy_TE;
+  MixerModel mixed;
 
-  Model(const LinearMixerOptions& chosen, DType dtype, std::vector<int64_t> cu_seqlens,
-        int num_threads = 1)
-      : parameters(with_threads(ctx, num_threads), dtype, /*seed=*/5),
-        options(chosen),
-        mixer(chosen, "layer", parameters, resources()),
-        plan(SequencePlan::local(std::move(cu_seqlens))) {
-    // Biases and norms start at 0 and 1, where mistakes would not show.
-    for (Parameter& parameter : parameters.all())
-      if (!parameter.decay)
-        parameter.master.copy_from(
-            random_tensor(ctx, parameter.master.shape(), parameter.name.size()));
-    parameters.refresh_compute_copies();
-    const Shape shape = {plan.num_tokens(), options.hidden_size};
-    x_TE = Variable::leaf(random_tensor(ctx, shape, 1).to(dtype));
-    dy_TE = random_tensor(ctx, shape, 2).to(dtype);
-  }
+  Model(const LinearMixerOptions& chosen, const std::vector<int64_t>& cu_seqlens)
+      : options(chosen), mixed(model_of(chosen, DType::kF64, cu_seqlens)) {}
 
-  static Context& with_threads(Context& ctx, int num_threads) {
-    ctx.num_threads = num_threads;
-    return ctx;
-  }
-
-  Tensor value() { return mixer.forward(ctx, x_TE, plan).value(); }
   Tensor naive_value() const {
-    return testing::naive_linear_mixer(ctx, options, parameters, "layer", x_TE.value(), plan);
+    return testing::naive_linear_mixer(mixed.ctx, options, mixed.parameters, "layer",
+                                       mixed.x_TE.value(), mixed.plan);
   }
 
   // dy . y, by the formulas
@@ -71,30 +57,11 @@ struct Model {
     const Tensor y_TE = naive_value();
     double sum = 0;
     for (int64_t i = 0; i < y_TE.numel(); ++i)
-      sum += y_TE.data<double>()[i] * dy_TE.data<double>()[i];
+      sum += y_TE.data<double>()[i] * mixed.dy_TE.data<double>()[i];
     return sum;
   }
 
-  // The output; gradients are then in `parameters` and x_TE.
-  Tensor forward_and_backward() {
-    ctx.tape = &tape;
-    const Variable y_TE = mixer.forward(ctx, x_TE, plan);
-    tape.backward(ctx, y_TE, dy_TE);
-    ctx.tape = nullptr;
-    return y_TE.value();
-  }
-
-  // x first, then the parameters.
-  std::vector<std::pair<std::string, Variable>> leaves() const {
-    std::vector<std::pair<std::string, Variable>> all = {{"x", x_TE}};
-    for (const Parameter& parameter : parameters.all())
-      all.emplace_back(parameter.name, parameter.variable);
-    return all;
-  }
-
-  double* master(const std::string& name) const {
-    return parameters.find(name)->master.data<double>();
-  }
+  double* master(const std::string& name) const { return mixed.parameter(name).data<double>(); }
 };
 
 // d loss / d value of the plain formulas, by central differences of fourth order.
@@ -112,8 +79,8 @@ double numeric_slope(const Model& model, double& value, double step) {
 // Every gradient of an fp64 model against the plain formulas.
 void expect_central_differences(Model& model, const std::string& name, int64_t max_probes,
                                 double least_effect) {
-  model.forward_and_backward();
-  for (const auto& [leaf_name, leaf] : model.leaves()) {
+  model.mixed.forward_and_backward();
+  for (const auto& [leaf_name, leaf] : model.mixed.leaves()) {
     ASSERT_TRUE(leaf.gradient()->defined()) << leaf_name;
     const Tensor gradient = leaf.gradient()->sum().contiguous();
     const int64_t count = gradient.numel(), probes = std::min<int64_t>(count, max_probes);
@@ -131,30 +98,26 @@ void expect_central_differences(Model& model, const std::string& name, int64_t m
 
 TEST(LinearMixer, EqualsThePlainFormulas) {
   for (const auto& [name, options] : linear_variants()) {
-    Model model(options, DType::kF64, kDocuments);
-    EXPECT_LE(relative_rms(model.value(), model.naive_value()), 1e-12) << name;
+    Model model(options, kDocuments);
+    EXPECT_LE(relative_rms(value(model.mixed), model.naive_value()), 1e-12) << name;
   }
 }
 
 TEST(LinearMixer, GradientsAreCentralDifferencesOfThePlainFormulas) {
   for (const auto& [name, options] : linear_variants()) {
-    Model model(options, DType::kF64, kDocuments);
+    Model model(options, kDocuments);
     expect_central_differences(model, name, 7, 1e-5);
   }
 }
 
 // Gates of -5 and -1e-4 a step in turn, beta near 2, keys of almost no length, long documents.
-Model extreme_model(const LinearMixerOptions& options, DType dtype) {
-  LinearMixerOptions chosen = options;
-  if (chosen.delta_rule) chosen.max_beta = 2;
-  return Model(chosen, dtype, {0, 90, 91, 160});
-}
+const std::vector<int64_t> kLongDocuments = {0, 90, 91, 160};
 
 void make_extreme(Model& wide) {
   const std::string module =
       wide.options.backend == "mamba2" ? "layer.mamba." : "layer.linear_attn.";
   auto inverse_softplus = [](double y) { return y + std::log(-std::expm1(-y)); };
-  if (const Parameter* bias = wide.parameters.find(module + "dt_bias")) {
+  if (const Parameter* bias = wide.mixed.parameters.find(module + "dt_bias")) {
     double* values = bias->master.data<double>();
     const bool is_bounded = wide.options.gate == GateLaw::kBounded;
     for (int64_t i = 0; i < bias->master.numel(); ++i) {
@@ -165,22 +128,23 @@ void make_extreme(Model& wide) {
     std::fill_n(rates, wide.options.num_heads, 0.0);
   }
   // The first feature of every token is 1, and turns beta to 2 (1 - 2e-4).
-  for (int64_t t = 0; t < wide.x_TE.dim(0); ++t)
-    wide.x_TE.value().data<double>()[t * wide.options.hidden_size] = 1;
+  const Tensor x_TE = wide.mixed.x_TE.value();
+  for (int64_t t = 0; t < x_TE.dim(0); ++t) x_TE.data<double>()[t * wide.options.hidden_size] = 1;
   for (int64_t h = 0; wide.options.delta_rule && h < wide.options.num_heads; ++h)
     wide.master(module + "b_proj.weight")[h * wide.options.hidden_size] = 9;
 }
 
 TEST(LinearMixer, HoldsAtExtremeGatesAndBetaNearTwo) {
-  for (const auto& [name, options] : linear_variants()) {
+  for (auto [name, options] : linear_variants()) {
     if (options.gate != GateLaw::kSoftplus && options.gate != GateLaw::kBounded) continue;
-    Model wide = extreme_model(options, DType::kF64);
+    if (options.delta_rule) options.max_beta = 2;
+    Model wide(options, kLongDocuments);
     make_extreme(wide);
-    EXPECT_LE(relative_rms(wide.value(), wide.naive_value()), 1e-11) << name;
+    EXPECT_LE(relative_rms(value(wide.mixed), wide.naive_value()), 1e-11) << name;
     expect_central_differences(wide, name, 3, 0);
     // fp32, from the same numbers
-    Model low = extreme_model(options, DType::kF32);
-    auto low_leaves = low.leaves(), wide_leaves = wide.leaves();
+    MixerModel low = model_of(options, DType::kF32, kLongDocuments);
+    auto low_leaves = low.leaves(), wide_leaves = wide.mixed.leaves();
     for (size_t i = 0; i < low_leaves.size(); ++i)
       low_leaves[i].second.value().copy_from(wide_leaves[i].second.value());
     EXPECT_LE(relative_rms(low.forward_and_backward(), wide.naive_value()), 2e-5) << name;
@@ -195,11 +159,11 @@ TEST(LinearMixer, HoldsAtExtremeGatesAndBetaNearTwo) {
 TEST(LinearMixer, HoldsForKeysOfAlmostNoLength) {
   for (const auto& [name, options] : linear_variants()) {
     if (options.qk_norm != QkNorm::kL2) continue;
-    Model model(options, DType::kF64, kDocuments);
-    const Parameter* keys = model.parameters.find("layer.linear_attn.k_proj.weight");
+    Model model(options, kDocuments);
+    const Parameter* keys = model.mixed.parameters.find("layer.linear_attn.k_proj.weight");
     for (int64_t i = 0; i < keys->master.numel(); ++i) keys->master.data<double>()[i] *= 1e-3;
-    EXPECT_LE(relative_rms(model.value(), model.naive_value()), 1e-12) << name;
-    model.forward_and_backward();
+    EXPECT_LE(relative_rms(value(model.mixed), model.naive_value()), 1e-12) << name;
+    model.mixed.forward_and_backward();
     const Tensor dk = keys->variable.gradient()->sum();
     for (int64_t i = 0; i < keys->master.numel(); i += 9) {
       const double numeric = numeric_slope(model, keys->master.data<double>()[i], 1e-6);
@@ -211,43 +175,24 @@ TEST(LinearMixer, HoldsForKeysOfAlmostNoLength) {
 TEST(LinearMixer, LowPrecisionIsNearFp64) {
   for (const auto& [name, options] : linear_variants())
     for (const auto& [dtype, bound] : {std::pair{DType::kF32, 2e-5}, {DType::kBF16, 0.1}}) {
-      // Parameters and tokens that bf16 holds exactly.
-      Model low(options, dtype, kDocuments), wide(options, DType::kF64, kDocuments);
-      auto low_leaves = low.leaves(), wide_leaves = wide.leaves();
-      for (size_t i = 0; i < low_leaves.size(); ++i) {
-        const Tensor rounded = wide_leaves[i].second.value().to(DType::kBF16);
-        low_leaves[i].second.value().copy_from(rounded);
-        wide_leaves[i].second.value().copy_from(rounded);
-      }
-      low.dy_TE = wide.dy_TE.to(DType::kBF16).to(dtype);
-      wide.dy_TE = low.dy_TE.to(DType::kF64);
-      const Tensor y = low.forward_and_backward();
-      EXPECT_EQ(y.dtype(), dtype);
-      EXPECT_LE(relative_rms(y, wide.forward_and_backward()), bound) << name;
-      for (size_t i = 0; i < low_leaves.size(); ++i)
-        EXPECT_LE(relative_rms(low_leaves[i].second.gradient()->sum(),
-                               wide_leaves[i].second.gradient()->sum()),
-                  bound)
-            << name << " " << dtype_name(dtype) << " " << low_leaves[i].first;
+      SCOPED_TRACE(name);
+      testing::check_mixer_precision(
+          [&, &chosen = options](DType of, int) { return model_of(chosen, of); }, dtype, bound);
     }
 }
 
 TEST(LinearMixer, EveryNumberOfThreadsGivesTheSameBits) {
   for (const auto& [name, options] : linear_variants()) {
-    const std::vector<int64_t> documents = {0, 70, 71, 100};
-    Model one(options, DType::kF32, documents), many(options, DType::kF32, documents, 3);
-    EXPECT_TRUE(bitwise_equal(many.forward_and_backward(), one.forward_and_backward())) << name;
-    auto found = many.leaves(), wanted = one.leaves();
-    for (size_t i = 0; i < found.size(); ++i)
-      EXPECT_TRUE(
-          bitwise_equal(found[i].second.gradient()->sum(), wanted[i].second.gradient()->sum()))
-          << name << " " << found[i].first;
+    SCOPED_TRACE(name);
+    testing::check_mixer_thread_invariance([&, &chosen = options](DType dtype, int num_threads) {
+      return model_of(chosen, dtype, {0, 70, 71, 100}, num_threads);
+    });
   }
 }
 
 TEST(LinearMixer, WorksOnARankThatHoldsNoToken) {
   for (const auto& [name, options] : linear_variants()) {
-    Model model(options, DType::kF32, {0});
+    MixerModel model = model_of(options, DType::kF32, {0});
     EXPECT_EQ(model.forward_and_backward().shape(), (Shape{0, 7})) << name;
   }
 }
