@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "attention/linear/linear_schedule.h"
 #include "attention/softmax_cpu.h"
 #include "parallel/head_exchange.h"
 #include "parallel/usp.h"
@@ -221,7 +222,8 @@ StrategyCost linear_cost(const Strategy& strategy, const LinearMixerOptions& lin
 
   if (strategy.name == "ulysses") {
     double h = 0, g = 0, dealt = 0;
-    for (const HeadShare& share : deal_heads(linear.num_heads, linear.key_heads(), job.num_ranks)) {
+    const auto shares = deal_heads(linear.num_heads, linear.key_heads(), job.num_ranks);
+    for (const HeadShare& share : shares) {
       h = std::max(h, static_cast<double>(share.query.count));
       g = std::max(g, static_cast<double>(share.kv.count));
       dealt += static_cast<double>(share.kv.count);
@@ -230,9 +232,13 @@ StrategyCost linear_cost(const Strategy& strategy, const LinearMixerOptions& lin
     const double gates = (learned_gate ? (linear.gate_per_key ? K : 1) : 0) + (dense ? 1 : 0);
     const double bytes =
         (P - 1) * s * (2 * g * K * (e + x) + 2 * h * (V * e + gates * kSumBytes) + 2 * h * V * e);
-    return join(
-        {.exchange_bytes = bytes, .exposed_bytes = bytes, .steps = 4, .imbalance = h * P / H},
-        flops, rates);
+    const auto groups = static_cast<double>(in_groups(shares, kMaxUlyssesGroups).size());
+    return join({.exchange_bytes = bytes,
+                 .exposed_bytes = bytes / groups,
+                 .hiding_share = (groups - 1) / groups,
+                 .steps = 2 * (groups + 1),
+                 .imbalance = h * P / H},
+                flops, rates);
   }
 
   // A state goes over the borders of 2 P chunks, two of which adjoin, or of P.

@@ -11,6 +11,7 @@
 //
 //   strategy                    traffic that can hide, and under what computing
 //   ulysses                     none: all-to-all to whole heads and back
+//   ulysses, linear layers      all but the first group of heads in and the last one out
 //   ring, token_ring, lightseq  all, under the steps but the last
 //   gather_kv                   all but the first KV head, under the other heads
 //   usp                         its ring as ring, its all-to-all as ulysses

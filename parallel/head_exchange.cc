@@ -28,6 +28,17 @@ void for_each_block(const std::vector<HeadRange>& ranges, const Tensor& blocks, 
   }
 }
 
+// Whether several ranks use one KV head; ranges ascend.
+bool shares_kv_heads(const std::vector<HeadShare>& shares) {
+  int64_t next = 0;
+  for (const HeadShare& share : shares) {
+    if (share.kv.count == 0) continue;
+    if (share.kv.begin < next) return true;
+    next = share.kv.end();
+  }
+  return false;
+}
+
 }  // namespace
 
 std::vector<HeadShare> deal_heads(int64_t num_heads, int64_t num_kv_heads, int num_ranks) {
@@ -44,6 +55,27 @@ std::vector<HeadShare> deal_heads(int64_t num_heads, int64_t num_kv_heads, int n
     shares.push_back(share);
   }
   return shares;
+}
+
+std::vector<std::vector<HeadShare>> in_groups(const std::vector<HeadShare>& shares,
+                                              int64_t max_groups) {
+  int64_t num_groups = shares_kv_heads(shares) ? 1 : max_groups;
+  for (const HeadShare& share : shares) num_groups = std::min(num_groups, share.kv.count);
+  num_groups = std::max<int64_t>(num_groups, 1);
+  if (num_groups == 1) return {shares};
+
+  std::vector<std::vector<HeadShare>> groups(static_cast<size_t>(num_groups));
+  for (const HeadShare& share : shares) {
+    const int64_t queries_per_kv = share.query.count / share.kv.count;
+    for (int64_t i = 0; i < num_groups; ++i) {
+      const int64_t begin = share.kv.count * i / num_groups;
+      const int64_t count = share.kv.count * (i + 1) / num_groups - begin;
+      groups[static_cast<size_t>(i)].push_back(
+          {.query = {share.query.begin + begin * queries_per_kv, count * queries_per_kv},
+           .kv = {share.kv.begin + begin, count}});
+    }
+  }
+  return groups;
 }
 
 Tensor Transfer::arrive() {
@@ -85,23 +117,22 @@ Transfer HeadExchange::to_tokens(const Context& ctx, std::string_view label,
                                     elements_by_head(num_tokens * size))};
 }
 
-Tensor HeadExchange::collect(const Context& ctx, const Tensor& blocks, int64_t num_heads,
-                             int64_t size) const {
-  const int64_t num_tokens = num_local_tokens();
-  const Tensor x_THX = ctx.empty({num_tokens, num_heads, size}, blocks.dtype());
-  for_each_block(ranges_, blocks, num_tokens, size, [&](HeadRange range, const Tensor& block) {
-    columns(x_THX, range).copy_from(block);
-  });
-  return x_THX;
+void HeadExchange::place(const Tensor& blocks, const Tensor& x_THX) const {
+  for_each_block(
+      ranges_, blocks, num_local_tokens(), x_THX.dim(2),
+      [&](HeadRange range, const Tensor& block) { columns(x_THX, range).copy_from(block); });
 }
 
-Tensor HeadExchange::sum(const Context& ctx, const Tensor& blocks, int64_t num_heads,
-                         int64_t size) const {
-  const int64_t num_tokens = num_local_tokens();
-  const Tensor x_THX = ctx.zeros({num_tokens, num_heads, size}, blocks.dtype());
-  for_each_block(ranges_, blocks, num_tokens, size, [&](HeadRange range, const Tensor& block) {
-    accumulate(ctx, columns(x_THX, range), block);
-  });
+void HeadExchange::add(const Context& ctx, const Tensor& blocks, const Tensor& x_THX) const {
+  for_each_block(
+      ranges_, blocks, num_local_tokens(), x_THX.dim(2),
+      [&](HeadRange range, const Tensor& block) { accumulate(ctx, columns(x_THX, range), block); });
+}
+
+Tensor HeadExchange::collect(const Context& ctx, const Tensor& blocks, int64_t num_heads,
+                             int64_t size) const {
+  const Tensor x_THX = ctx.empty({num_local_tokens(), num_heads, size}, blocks.dtype());
+  place(blocks, x_THX);
   return x_THX;
 }
 
@@ -123,19 +154,24 @@ std::vector<int64_t> HeadExchange::elements_by_token(int64_t size) const {
 }
 
 HeadRoute HeadRoute::of(const Group& group, const std::vector<int64_t>& tokens_per_rank,
-                        int64_t num_heads, int64_t num_kv_heads) {
-  const auto shares = deal_heads(num_heads, num_kv_heads, group.size());
+                        const std::vector<HeadShare>& shares) {
   std::vector<HeadRange> query, kv;
-  int64_t num_kv_dealt = 0;
   for (const HeadShare& share : shares) {
     query.push_back(share.query);
     kv.push_back(share.kv);
-    num_kv_dealt += share.kv.count;
   }
   return {.mine = shares[static_cast<size_t>(group.rank())],
-          .shares_kv = num_kv_dealt > num_kv_heads,
+          .shares_kv = shares_kv_heads(shares),
           .query = HeadExchange(group, tokens_per_rank, std::move(query)),
           .kv = HeadExchange(group, tokens_per_rank, std::move(kv))};
+}
+
+Tensor HeadRoute::join_kv(const Context& ctx, const Tensor& blocks, int64_t num_kv_heads,
+                          int64_t size) const {
+  if (!shares_kv) return kv.collect(ctx, blocks, num_kv_heads, size);
+  const Tensor x_TKX = ctx.zeros({kv.num_local_tokens(), num_kv_heads, size}, blocks.dtype());
+  kv.add(ctx, blocks, x_TKX);
+  return x_TKX;
 }
 
 }  // namespace longship

@@ -25,10 +25,17 @@ struct HeadRange {
 struct HeadShare {
   HeadRange query;  // none where there are more ranks than heads
   HeadRange kv;     // those that the query heads use
+  bool operator==(const HeadShare&) const = default;
 };
 
 // Rank r of P gets the query heads [H r / P, H (r + 1) / P). num_kv_heads divides num_heads.
 std::vector<HeadShare> deal_heads(int64_t num_heads, int64_t num_kv_heads, int num_ranks);
+
+// The shares in groups that travel one after another, so that one is computed while the next is on
+// its way: [group][rank], whole KV heads with the query heads that use them. As many groups as the
+// rank with the fewest KV heads can fill, up to `max_groups`; one where ranks share a KV head.
+std::vector<std::vector<HeadShare>> in_groups(const std::vector<HeadShare>& shares,
+                                              int64_t max_groups);
 
 // A tensor on its way.
 class Transfer {
@@ -53,17 +60,20 @@ class HeadExchange {
   // x_THX (contiguous) -> x_SNX, rows in (rank, slot) order.
   Transfer to_heads(const Context& ctx, std::string_view label, const Tensor& x_THX) const;
 
-  // The way back. Heads of several ranks arrive several times; collect() or sum() puts the blocks
-  // in place.
+  // The way back. Heads of several ranks arrive several times; place() or add() puts the blocks in
+  // place.
   Transfer to_tokens(const Context& ctx, std::string_view label, const Tensor& x_SNX) const;
 
-  // x_THX from the blocks of to_tokens(), when every head was on one rank.
+  // Writes the blocks of to_tokens() to their heads of x_THX, when each was on one rank.
+  void place(const Tensor& blocks, const Tensor& x_THX) const;
+  // Adds in ascending rank order what several ranks return for one head; fp32 or fp64.
+  void add(const Context& ctx, const Tensor& blocks, const Tensor& x_THX) const;
+  // place() in a new tensor, when ranks had all heads.
   Tensor collect(const Context& ctx, const Tensor& blocks, int64_t num_heads, int64_t size) const;
-  // The same, adding in ascending rank order what several ranks return for one head; fp32 or fp64.
-  Tensor sum(const Context& ctx, const Tensor& blocks, int64_t num_heads, int64_t size) const;
+
+  int64_t num_local_tokens() const { return tokens_per_rank_[static_cast<size_t>(group_.rank())]; }
 
  private:
-  int64_t num_local_tokens() const { return tokens_per_rank_[static_cast<size_t>(group_.rank())]; }
   const HeadRange& mine() const { return ranges_[static_cast<size_t>(group_.rank())]; }
   int64_t num_dealt() const;
   std::vector<int64_t> elements_by_head(int64_t elements_per_head) const;
@@ -81,15 +91,13 @@ struct HeadRoute {
   HeadExchange query;
   HeadExchange kv;
 
+  // Rank p of `group` has tokens_per_rank[p] tokens and computes shares[p].
   static HeadRoute of(const Group& group, const std::vector<int64_t>& tokens_per_rank,
-                      int64_t num_heads, int64_t num_kv_heads);
+                      const std::vector<HeadShare>& shares);
 
   // x_TKX from the blocks that kv.to_tokens() brought, added up where heads are shared.
   Tensor join_kv(const Context& ctx, const Tensor& blocks, int64_t num_kv_heads,
-                 int64_t size) const {
-    return shares_kv ? kv.sum(ctx, blocks, num_kv_heads, size)
-                     : kv.collect(ctx, blocks, num_kv_heads, size);
-  }
+                 int64_t size) const;
 };
 
 }  // namespace longship

@@ -111,8 +111,8 @@ Variable HeadSchedule::attend(Context& ctx, const Variable& q_THD, const Variabl
   const HeadGrid& grid = this->grid(shape);
   const ResidentPasses& passes = *grid.passes;
   const int group_size = grid.heads.size();
-  HeadRoute route = HeadRoute::of(grid.heads, tokens_in_group(plan, group_size), shape.num_heads,
-                                  shape.num_kv_heads);
+  HeadRoute route = HeadRoute::of(grid.heads, tokens_in_group(plan, group_size),
+                                  deal_heads(shape.num_heads, shape.num_kv_heads, group_size));
   const std::string_view label = passes.forward_label();
   Transfer k = route.kv.to_heads(ctx, label, k_TKD.value().contiguous());
   Transfer v = route.kv.to_heads(ctx, label, v_TKV.value().contiguous());

@@ -17,32 +17,33 @@ Tensor carry_states(Context& ctx, Phases& phases, const StateSchedule& schedule,
 
 class LinearCarryNode final : public LinearNode {
  public:
-  // states_NHKV: S_in of each cut segment.
-  LinearCarryNode(LinearInput input, const SequencePlan& plan, Tensor states_NHKV,
-                  const LinearKernel& of_call, const StateSchedule& schedule)
-      : LinearNode(std::move(input), plan, of_call),
-        states_NHKV_(std::move(states_NHKV)),
-        schedule_(schedule) {}
+  struct Saved {
+    LinearInput input;
+    Tensor states_NHKV;  // S_in of each cut segment
+  };
+
+  LinearCarryNode(Saved kept, const SequencePlan& of_tokens, const LinearKernel& of_call,
+                  const StateSchedule& schedule)
+      : LinearNode(of_tokens, of_call), saved_(std::move(kept)), schedule_(schedule) {}
 
   const char* name() const override { return "linear_carry"; }
 
   void backward(Context& ctx) override {
-    const SequencePlan& plan = saved.plan;
     const auto phases =
-        kernel.backward(ctx, saved.input, plan.local_segments(), cut_segments(plan, plan.rank()),
-                        states_NHKV_, grad_output(ctx).contiguous());
+        kernel.backward(ctx, saved_.input, plan.local_segments(), cut_segments(plan, plan.rank()),
+                        saved_.states_NHKV, grad_output(ctx).contiguous());
     const Tensor grad_states_NHKV =
         carry_states(ctx, *phases, schedule_, plan, ScanDirection::kBackward);
     add(ctx, phases->gradients(ctx, grad_states_NHKV));
   }
 
   void visit_saved(const SavedVisitor& visit) override {
-    LinearNode::visit_saved(visit);
-    visit("states_NHKV", states_NHKV_);
+    visit_input(visit, saved_.input);
+    visit("states_NHKV", saved_.states_NHKV);
   }
 
  private:
-  Tensor states_NHKV_;
+  Saved saved_;
   const StateSchedule& schedule_;
 };
 
@@ -59,8 +60,8 @@ class LinearCarry final : public LinearSchedule {
     Tensor o_THV = phases->outputs(ctx, states_NHKV);
     std::unique_ptr<LinearNode> node;
     if (is_recording(ctx, input))
-      node = std::make_unique<LinearCarryNode>(std::move(local), plan, std::move(states_NHKV),
-                                               kernel, *states_);
+      node = std::make_unique<LinearCarryNode>(
+          LinearCarryNode::Saved{std::move(local), std::move(states_NHKV)}, plan, kernel, *states_);
     return record(ctx, "linear_carry", std::move(o_THV), std::move(node), input);
   }
 

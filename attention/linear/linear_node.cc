@@ -14,12 +14,12 @@ LinearInput packed(const LinearAttentionInput& input) {
           .scale = input.scale};
 }
 
-void LinearNode::visit_saved(const SavedVisitor& visit) {
-  visit("q_TGK", saved.input.q_TGK);
-  visit("k_TGK", saved.input.k_TGK);
-  visit("v_THV", saved.input.v_THV);
-  if (saved.input.gate.defined()) visit("gate", saved.input.gate);
-  if (saved.input.beta_TH.defined()) visit("beta_TH", saved.input.beta_TH);
+void LinearNode::visit_input(const SavedVisitor& visit, LinearInput& input) {
+  visit("q_TGK", input.q_TGK);
+  visit("k_TGK", input.k_TGK);
+  visit("v_THV", input.v_THV);
+  if (input.gate.defined()) visit("gate", input.gate);
+  if (input.beta_TH.defined()) visit("beta_TH", input.beta_TH);
 }
 
 void LinearNode::add(Context& ctx, LinearGradients gradients) {

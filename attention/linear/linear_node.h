@@ -9,21 +9,17 @@ namespace longship {
 // The values of `input`, contiguous.
 LinearInput packed(const LinearAttentionInput& input);
 
-// The inputs of the node are those of LinearAttentionInput, in its order. What a schedule saved
-// instead of them, such as other heads, is in `saved`.
+// The inputs of the node are those of LinearAttentionInput, in its order.
 class LinearNode : public Node {
- public:
-  void visit_saved(const SavedVisitor& visit) override;
-
  protected:
-  struct Saved {
-    LinearInput input;
-    SequencePlan plan;
-  } saved;
+  SequencePlan plan;
   const LinearKernel& kernel;  // outlives the tape
 
-  LinearNode(LinearInput input, const SequencePlan& plan, const LinearKernel& of_call)
-      : saved{std::move(input), plan}, kernel(of_call) {}
+  LinearNode(const SequencePlan& of_tokens, const LinearKernel& of_call)
+      : plan(of_tokens), kernel(of_call) {}
+
+  // The tensors of an input that is kept: that of the node, or what a schedule made of it.
+  static void visit_input(const SavedVisitor& visit, LinearInput& input);
 
   // Adds those that are defined to the gradients of the inputs that want them.
   void add(Context& ctx, LinearGradients gradients);

@@ -45,6 +45,12 @@ std::unique_ptr<LinearSchedule> make_linear_carry(std::unique_ptr<const StateSch
 // read it, and its gradients are added in ascending rank order before they are rounded. With as
 // many key as state heads all results have the bits of one rank; else dq and dk are near.
 //
+// A rank's heads travel in up to kMaxUlyssesGroups groups of whole key heads, in_groups() of
+// parallel/head_exchange.h, in the forward and the backward: the next group arrives, and the
+// results of the one before go home, while the kernel runs a group. What is exposed is the way of
+// the first group in and of the last one out. Bytes and bits do not depend on the number of groups;
+// it is 1, and nothing hidden, where a rank has one key head or none, or ranks share one.
+//
 // Sent by rank r, with s_p tokens, h_p state heads and g_p key heads on rank p, e bytes an element
 // of q, k and v, a of gates, and n gates and betas per token and head (constant gates stay home):
 //   "ulysses.fwd"  sum over p != r of  s_r (2 g_p K e + h_p (V e + n a))    q, k, v, gate, beta
@@ -54,5 +60,8 @@ std::unique_ptr<LinearSchedule> make_linear_carry(std::unique_ptr<const StateSch
 //                                    dbeta
 // where x = e, or a when some key head is used by several ranks.
 std::unique_ptr<LinearSchedule> make_linear_ulysses(Group sp);
+
+// Three quarters of the journey hidden; more groups would make messages and kernel calls small.
+constexpr int64_t kMaxUlyssesGroups = 4;
 
 }  // namespace longship

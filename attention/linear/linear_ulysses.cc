@@ -1,12 +1,13 @@
 // Linear attention on whole sequences, by heads (Ulysses, arXiv 2309.14509).
 //
 // Names: T tokens of this rank, S of all ranks; G key heads and H state heads in all, g and h those
-// of this rank.
+// of this rank in a group.
+#include <optional>
+
+#include "attention/linear/head_group.h"
 #include "attention/linear/linear_node.h"
 #include "attention/linear/linear_problem.h"
 #include "parallel/attention_shape.h"
-#include "parallel/head_exchange.h"
-#include "runtime/ops/accumulate.h"
 
 namespace longship {
 namespace {
@@ -19,200 +20,198 @@ Tensor with_head_size(const Tensor& x) {
   return x.rank() == 3 ? x : x.reshape({x.dim(0), x.dim(1), 1});
 }
 
-// How one call gets to whole heads and back, and which key head each head reads.
-class HeadSplit {
- public:
-  // `local` has all heads of the local tokens.
-  HeadSplit(const Group& sp, const SequencePlan& plan, const LinearInput& local)
-      : plan_(plan),
-        num_key_heads_(local.q_TGK.dim(1)),
-        num_heads_(local.v_THV.dim(1)),
-        route_(HeadRoute::of(sp, plan.tokens_per_rank(), num_heads_, num_key_heads_)),
-        whole_plan_(SequencePlan::local(plan.cu_seqlens())) {
-    const HeadRange& heads = route_.mine.query;
-    for (int64_t head = heads.begin; head < heads.end(); ++head)
-      key_head_.push_back(head / (num_heads_ / num_key_heads_) - route_.mine.kv.begin);
-  }
-
-  const HeadRoute& route() const { return route_; }
-  int64_t num_key_heads() const { return num_key_heads_; }
-  int64_t num_heads() const { return num_heads_; }
-  std::span<const Segment> segments() const { return whole_plan_.local_segments(); }
-  bool is_idle() const { return key_head_.empty(); }
-
-  // Rows of all ranks as they arrive, in (rank, slot) order, to batch order and back. They differ
-  // on zigzag only.
-  Tensor to_batch_order(const Context& ctx, const Tensor& x) const {
-    return plan_.layout() == Layout::kContiguous ? x : plan_.unshard(ctx, x);
-  }
-  Tensor to_rank_order(const Context& ctx, const Tensor& x) const {
-    if (plan_.layout() == Layout::kContiguous) return x;
-    const Tensor by_rank = ctx.empty(x.shape(), x.dtype());
-    for (const Segment& segment : plan_.gathered_segments())
-      by_rank.slice(0, segment.slot, segment.length)
-          .copy_from(x.slice(0, segment.global_begin, segment.length));
-    return by_rank;
-  }
-
-  // The kernel's rule is one key head for every h / g heads. Where heads are dealt across that,
-  // each reads a copy of its own.
-  LinearInput as_kernel_takes(const Context& ctx, LinearInput whole) const {
-    if (follows_rule()) return whole;
-    for (Tensor* x : {&whole.q_TGK, &whole.k_TGK}) *x = repeated(ctx, *x);
-    return whole;
-  }
-  // The adjoint: adds the gradients of copies, by ascending head.
-  void join_copies(const Context& ctx, LinearGradients& gradients) const {
-    if (follows_rule()) return;
-    for (Tensor* dx : {&gradients.dq_TGK, &gradients.dk_TGK}) *dx = summed(ctx, *dx);
-  }
-
- private:
-  bool follows_rule() const {
-    const auto heads = static_cast<int64_t>(key_head_.size()), key_heads = route_.mine.kv.count;
-    if (heads == 0) return true;
-    if (heads % key_heads != 0) return false;
-    for (int64_t h = 0; h < heads; ++h)
-      if (key_head_[static_cast<size_t>(h)] != h / (heads / key_heads)) return false;
-    return true;
-  }
-
-  Tensor repeated(const Context& ctx, const Tensor& x_SgK) const {
-    const auto heads = static_cast<int64_t>(key_head_.size());
-    const Tensor x_ShK = ctx.empty({x_SgK.dim(0), heads, x_SgK.dim(2)}, x_SgK.dtype());
-    for (int64_t h = 0; h < heads; ++h)
-      x_ShK.slice(1, h, 1).copy_from(x_SgK.slice(1, key_head_[static_cast<size_t>(h)], 1));
-    return x_ShK;
-  }
-
-  Tensor summed(const Context& ctx, const Tensor& dx_ShK) const {
-    const Tensor dx_SgK =
-        ctx.zeros({dx_ShK.dim(0), route_.mine.kv.count, dx_ShK.dim(2)}, dx_ShK.dtype());
-    for (int64_t h = 0; h < dx_ShK.dim(1); ++h)
-      accumulate(ctx, dx_SgK.slice(1, key_head_[static_cast<size_t>(h)], 1),
-                 dx_ShK.slice(1, h, 1).contiguous());
-    return dx_SgK;
-  }
-
-  SequencePlan plan_;
-  int64_t num_key_heads_, num_heads_;
-  HeadRoute route_;
-  SequencePlan whole_plan_;
-  std::vector<int64_t> key_head_;  // of each of this rank's heads, among this rank's key heads
-};
-
 // The states of whole documents: none.
 Tensor no_states(const Context& ctx, const LinearInput& whole) {
   return ctx.empty({0, whole.v_THV.dim(1), whole.q_TGK.dim(2), whole.v_THV.dim(2)},
                    accumulator_dtype(whole.v_THV.dtype()));
 }
 
-// All tokens in batch order, this rank's heads.
-LinearInput gather_heads(const Context& ctx, const HeadSplit& split, const LinearInput& local) {
-  const HeadRoute& route = split.route();
-  Transfer q = route.kv.to_heads(ctx, kForward, local.q_TGK),
-           k = route.kv.to_heads(ctx, kForward, local.k_TGK),
-           v = route.query.to_heads(ctx, kForward, local.v_THV);
-  Transfer gate({}, {}), beta({}, {});
-  const bool gate_travels = local.gate.defined() && local.gate.rank() > 1;
-  if (gate_travels) gate = route.query.to_heads(ctx, kForward, with_head_size(local.gate));
-  if (local.beta_TH.defined())
-    beta = route.query.to_heads(ctx, kForward, with_head_size(local.beta_TH));
-
-  auto arrived = [&](Transfer& transfer) { return split.to_batch_order(ctx, transfer.arrive()); };
-  LinearInput whole{.q_TGK = arrived(q),
-                    .k_TGK = arrived(k),
-                    .v_THV = arrived(v),
-                    .gate = {},
-                    .beta_TH = {},
-                    .scale = local.scale};
-  const HeadRange& heads = route.mine.query;
-  const int64_t S = whole.v_THV.dim(0);
-  if (gate_travels) {
-    whole.gate = arrived(gate);
-    if (local.gate.rank() == 2) whole.gate = whole.gate.reshape({S, heads.count});
-  } else if (local.gate.defined()) {
-    whole.gate = local.gate.slice(0, heads.begin, heads.count).contiguous();
-  }
-  if (local.beta_TH.defined()) whole.beta_TH = arrived(beta).reshape({S, heads.count});
-  return whole;
-}
-
-class LinearUlyssesNode final : public LinearNode {
+// The inputs of a group on their way to whole sequences.
+class InputTransfer {
  public:
-  // `whole` as gather_heads() made it.
-  LinearUlyssesNode(LinearInput whole, const SequencePlan& plan, HeadSplit split,
-                    const LinearKernel& of_call)
-      : LinearNode(std::move(whole), plan, of_call), split_(std::move(split)) {}
+  InputTransfer(const Context& ctx, const HeadGroup& group, const LinearInput& local)
+      : heads_(group.route().mine.query),
+        scale_(local.scale),
+        gate_rank_(local.gate.defined() ? local.gate.rank() : 0),
+        q_(group.route().kv.to_heads(ctx, kForward, local.q_TGK)),
+        k_(group.route().kv.to_heads(ctx, kForward, local.k_TGK)),
+        v_(group.route().query.to_heads(ctx, kForward, local.v_THV)) {
+    const HeadExchange& query = group.route().query;
+    if (gate_rank_ > 1)
+      gate_ = query.to_heads(ctx, kForward, with_head_size(local.gate));
+    else if (gate_rank_ == 1)
+      constant_gate_H_ = local.gate.slice(0, heads_.begin, heads_.count).contiguous();
+    if (local.beta_TH.defined())
+      beta_ = query.to_heads(ctx, kForward, with_head_size(local.beta_TH));
+  }
 
-  const char* name() const override { return "linear_ulysses"; }
-
-  void backward(Context& ctx) override {
-    Transfer d_o = split_.route().query.to_heads(ctx, kBackward, grad_output(ctx).contiguous());
-    const Tensor do_ShV = split_.to_batch_order(ctx, d_o.arrive());
-    add(ctx, bring_home(ctx, split_.is_idle() ? no_gradients(ctx) : gradients_of(ctx, do_ShV)));
+  // All tokens in batch order, this rank's heads of the group.
+  LinearInput arrive(const Context& ctx, const WholeSequence& sequence) {
+    auto arrived = [&](Transfer& transfer) {
+      return sequence.to_batch_order(ctx, transfer.arrive());
+    };
+    LinearInput whole{.q_TGK = arrived(q_),
+                      .k_TGK = arrived(k_),
+                      .v_THV = arrived(v_),
+                      .gate = constant_gate_H_,
+                      .beta_TH = {},
+                      .scale = scale_};
+    const int64_t S = whole.v_THV.dim(0);
+    if (gate_) whole.gate = arrived(*gate_);
+    if (gate_rank_ == 2) whole.gate = whole.gate.reshape({S, heads_.count});
+    if (beta_) whole.beta_TH = arrived(*beta_).reshape({S, heads_.count});
+    return whole;
   }
 
  private:
-  LinearGradients gradients_of(Context& ctx, const Tensor& do_ShV) const {
-    const LinearInput input = split_.as_kernel_takes(ctx, saved.input);
+  HeadRange heads_;
+  double scale_;
+  int gate_rank_;  // 0: no gate
+  Transfer q_, k_, v_;
+  std::optional<Transfer> gate_, beta_;
+  Tensor constant_gate_H_;
+};
+
+// The gradients of a group on their way home.
+class GradientTransfer {
+ public:
+  // `dtype`: of q, k and v. Keys' gradients are summed before they are rounded.
+  GradientTransfer(const Context& ctx, const HeadGroup& group, const WholeSequence& sequence,
+                   const LinearGradients& whole, DType dtype)
+      : route_(group.route()) {
+    const DType sums = accumulator_dtype(dtype), key_dtype = route_.shares_kv ? sums : dtype;
+    auto leave = [&](const HeadExchange& heads, const Tensor& dx, DType travels_as) {
+      const Tensor by_rank = sequence.to_rank_order(ctx, with_head_size(dx));
+      return std::optional(heads.to_tokens(ctx, kBackward, by_rank.to(travels_as)));
+    };
+    dq_ = leave(route_.kv, whole.dq_TGK, key_dtype);
+    dk_ = leave(route_.kv, whole.dk_TGK, key_dtype);
+    dv_ = leave(route_.query, whole.dv_THV, dtype);
+    if (whole.dgate.defined()) dgate_ = leave(route_.query, whole.dgate, sums);
+    if (whole.dbeta_TH.defined()) dbeta_ = leave(route_.query, whole.dbeta_TH, sums);
+  }
+
+  // Into those of all heads of the local tokens.
+  void arrive(const Context& ctx, const LinearGradients& local) {
+    auto keys = [&](Transfer& dx, const Tensor& all) {
+      if (route_.shares_kv)
+        route_.kv.add(ctx, dx.arrive(), all);
+      else
+        route_.kv.place(dx.arrive(), all);
+    };
+    keys(*dq_, local.dq_TGK);
+    keys(*dk_, local.dk_TGK);
+    route_.query.place(dv_->arrive(), local.dv_THV);
+    if (dgate_) route_.query.place(dgate_->arrive(), with_head_size(local.dgate));
+    if (dbeta_) route_.query.place(dbeta_->arrive(), with_head_size(local.dbeta_TH));
+  }
+
+ private:
+  const HeadRoute& route_;
+  std::optional<Transfer> dq_, dk_, dv_, dgate_, dbeta_;
+};
+
+class LinearUlyssesNode final : public LinearNode {
+ public:
+  struct Saved {
+    std::vector<LinearInput> whole;  // by group, as they arrived
+    std::vector<HeadGroup> groups;
+    WholeSequence sequence;
+    int64_t num_key_heads, num_heads;
+  };
+
+  LinearUlyssesNode(Saved kept, const SequencePlan& of_tokens, const LinearKernel& of_call)
+      : LinearNode(of_tokens, of_call), saved_(std::move(kept)) {}
+
+  const char* name() const override { return "linear_ulysses"; }
+
+  void visit_saved(const SavedVisitor& visit) override {
+    for (LinearInput& whole : saved_.whole) visit_input(visit, whole);
+  }
+
+  void backward(Context& ctx) override {
+    const std::vector<HeadGroup>& groups = saved_.groups;
+    const Tensor do_THV = grad_output(ctx).contiguous();
+    auto depart = [&](size_t i) {
+      return groups[i].route().query.to_heads(ctx, kBackward, do_THV);
+    };
+    Transfer next = depart(0);
+    std::vector<GradientTransfer> homeward;
+    for (size_t i = 0; i < groups.size(); ++i) {
+      const Tensor do_ShV = saved_.sequence.to_batch_order(ctx, next.arrive());
+      if (i + 1 < groups.size()) next = depart(i + 1);
+      const LinearInput& whole = saved_.whole[i];
+      const LinearGradients gradients = groups[i].is_idle()
+                                            ? no_gradients(ctx, whole)
+                                            : gradients_of(ctx, groups[i], whole, do_ShV);
+      homeward.emplace_back(ctx, groups[i], saved_.sequence, gradients, do_THV.dtype());
+    }
+    const LinearGradients local = room(ctx);
+    for (GradientTransfer& transfer : homeward) transfer.arrive(ctx, local);
+    add(ctx, local);
+  }
+
+ private:
+  LinearGradients gradients_of(Context& ctx, const HeadGroup& group, const LinearInput& whole,
+                               const Tensor& do_ShV) const {
+    const LinearInput input = group.as_kernel_takes(ctx, whole);
     const Tensor states_NHKV = no_states(ctx, input);
-    const auto phases = kernel.backward(ctx, input, split_.segments(), {}, states_NHKV, do_ShV);
+    const auto phases =
+        kernel.backward(ctx, input, saved_.sequence.segments(), {}, states_NHKV, do_ShV);
     phases->intra(ctx);
     LinearGradients gradients = phases->gradients(ctx, states_NHKV);
-    split_.join_copies(ctx, gradients);
+    group.join_copies(ctx, gradients);
     return gradients;
   }
 
   // Of no heads: a rank beyond them has its tokens' gradients to receive all the same.
-  LinearGradients no_gradients(const Context& ctx) const {
-    const DType sums = accumulator_dtype(saved.input.v_THV.dtype());
+  LinearGradients no_gradients(const Context& ctx, const LinearInput& whole) const {
+    const DType sums = accumulator_dtype(whole.v_THV.dtype());
     auto like = [&](const Tensor& x) {
       return x.defined() && x.rank() > 1 ? ctx.empty(x.shape(), sums) : Tensor();
     };
-    return {.dq_TGK = like(saved.input.q_TGK),
-            .dk_TGK = like(saved.input.k_TGK),
-            .dv_THV = like(saved.input.v_THV),
-            .dgate = like(saved.input.gate),
-            .dbeta_TH = like(saved.input.beta_TH)};
+    return {.dq_TGK = like(whole.q_TGK),
+            .dk_TGK = like(whole.k_TGK),
+            .dv_THV = like(whole.v_THV),
+            .dgate = like(whole.gate),
+            .dbeta_TH = like(whole.beta_TH)};
   }
 
-  // All heads of the local tokens. Keys' gradients are summed before they are rounded.
-  LinearGradients bring_home(const Context& ctx, LinearGradients whole) const {
-    const HeadRoute& route = split_.route();
-    const DType dtype = saved.input.v_THV.dtype(), sums = accumulator_dtype(dtype);
-    const DType key_dtype = route.shares_kv ? sums : dtype;
-    auto leave = [&](const HeadExchange& heads, const Tensor& dx, DType travels_as) {
-      return heads.to_tokens(ctx, kBackward,
-                             split_.to_rank_order(ctx, with_head_size(dx)).to(travels_as));
+  // For all heads of the local tokens, in the dtypes that travel.
+  LinearGradients room(const Context& ctx) const {
+    const LinearInput& whole = saved_.whole[0];
+    const int64_t T = plan.num_local_tokens(), G = saved_.num_key_heads, H = saved_.num_heads;
+    const DType dtype = whole.v_THV.dtype(), sums = accumulator_dtype(dtype);
+    const Shape keys = {T, G, whole.q_TGK.dim(2)};
+    auto keys_room = [&] {
+      return saved_.groups[0].route().shares_kv ? ctx.zeros(keys, sums) : ctx.empty(keys, dtype);
     };
-    Transfer dq = leave(route.kv, whole.dq_TGK, key_dtype),
-             dk = leave(route.kv, whole.dk_TGK, key_dtype),
-             dv = leave(route.query, whole.dv_THV, dtype);
-    Transfer dgate({}, {}), dbeta({}, {});
-    if (whole.dgate.defined()) dgate = leave(route.query, whole.dgate, sums);
-    if (whole.dbeta_TH.defined()) dbeta = leave(route.query, whole.dbeta_TH, sums);
-
-    const int64_t G = split_.num_key_heads(), H = split_.num_heads(), K = whole.dq_TGK.dim(2),
-                  V = whole.dv_THV.dim(2);
-    LinearGradients local{.dq_TGK = route.join_kv(ctx, dq.arrive(), G, K),
-                          .dk_TGK = route.join_kv(ctx, dk.arrive(), G, K),
-                          .dv_THV = route.query.collect(ctx, dv.arrive(), H, V),
+    LinearGradients local{.dq_TGK = keys_room(),
+                          .dk_TGK = keys_room(),
+                          .dv_THV = ctx.empty({T, H, whole.v_THV.dim(2)}, dtype),
                           .dgate = {},
                           .dbeta_TH = {}};
-    const int64_t T = saved.plan.num_local_tokens();
-    if (whole.dgate.defined()) {
-      const bool is_vector = whole.dgate.rank() == 3;
-      local.dgate = route.query.collect(ctx, dgate.arrive(), H, is_vector ? K : 1);
-      if (!is_vector) local.dgate = local.dgate.reshape({T, H});
+    if (whole.gate.defined() && whole.gate.rank() > 1) {
+      Shape shape = whole.gate.shape();
+      shape[0] = T;
+      shape[1] = H;
+      local.dgate = ctx.empty(std::move(shape), sums);
     }
-    if (whole.dbeta_TH.defined())
-      local.dbeta_TH = route.query.collect(ctx, dbeta.arrive(), H, 1).reshape({T, H});
+    if (whole.beta_TH.defined()) local.dbeta_TH = ctx.empty({T, H}, sums);
     return local;
   }
 
-  HeadSplit split_;
+  Saved saved_;
 };
+
+Tensor outputs_of(Context& ctx, const LinearKernel& kernel, const HeadGroup& group,
+                  const WholeSequence& sequence, const LinearInput& whole) {
+  if (group.is_idle()) return ctx.empty(whole.v_THV.shape(), whole.v_THV.dtype());
+  const LinearInput taken = group.as_kernel_takes(ctx, whole);
+  const auto phases = kernel.forward(ctx, taken, sequence.segments(), {});
+  phases->intra(ctx);
+  return phases->outputs(ctx, no_states(ctx, taken));
+}
 
 class LinearUlysses final : public LinearSchedule {
  public:
@@ -225,21 +224,29 @@ class LinearUlysses final : public LinearSchedule {
     // Checks before anything is sent.
     LinearProblem(local, plan.local_segments(), {},
                   local.beta_TH.defined() ? WriteRule::kDelta : WriteRule::kAdd);
-    HeadSplit split(sp_, plan, local);
-    LinearInput whole = gather_heads(ctx, split, local);
-    Tensor o_ShV = ctx.empty(whole.v_THV.shape(), whole.v_THV.dtype());
-    if (!split.is_idle()) {
-      const LinearInput taken = split.as_kernel_takes(ctx, whole);
-      const auto phases = kernel.forward(ctx, taken, split.segments(), {});
-      phases->intra(ctx);
-      o_ShV = phases->outputs(ctx, no_states(ctx, taken));
+    const bool recording = is_recording(ctx, input);
+    const int64_t G = local.q_TGK.dim(1), H = local.v_THV.dim(1);
+    LinearUlyssesNode::Saved kept{.whole = {},
+                                  .groups = make_head_groups(sp_, plan, G, H),
+                                  .sequence = WholeSequence(plan),
+                                  .num_key_heads = G,
+                                  .num_heads = H};
+    const std::vector<HeadGroup>& groups = kept.groups;
+    InputTransfer next(ctx, groups[0], local);
+    std::vector<Transfer> homeward;
+    for (size_t i = 0; i < groups.size(); ++i) {
+      LinearInput whole = next.arrive(ctx, kept.sequence);
+      if (i + 1 < groups.size()) next = InputTransfer(ctx, groups[i + 1], local);
+      const Tensor o_ShV = outputs_of(ctx, kernel, groups[i], kept.sequence, whole);
+      homeward.push_back(groups[i].route().query.to_tokens(
+          ctx, kForward, kept.sequence.to_rank_order(ctx, o_ShV)));
+      if (recording) kept.whole.push_back(std::move(whole));
     }
-    const HeadExchange& heads = split.route().query;
-    Transfer o = heads.to_tokens(ctx, kForward, split.to_rank_order(ctx, o_ShV));
-    Tensor o_THV = heads.collect(ctx, o.arrive(), split.num_heads(), whole.v_THV.dim(2));
+    Tensor o_THV = ctx.empty(local.v_THV.shape(), local.v_THV.dtype());
+    for (size_t i = 0; i < groups.size(); ++i)
+      groups[i].route().query.place(homeward[i].arrive(), o_THV);
     std::unique_ptr<LinearNode> node;
-    if (is_recording(ctx, input))
-      node = std::make_unique<LinearUlyssesNode>(std::move(whole), plan, std::move(split), kernel);
+    if (recording) node = std::make_unique<LinearUlyssesNode>(std::move(kept), plan, kernel);
     return record(ctx, "linear_ulysses", std::move(o_THV), std::move(node), input);
   }
 

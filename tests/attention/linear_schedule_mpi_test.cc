@@ -205,11 +205,12 @@ TEST(LinearSchedule, RepeatsBitForBitAndSchedulesOfStatesAgreeBitForBit) {
 }
 
 // Some ranks get heads from the middle of one key head's group to the middle of another's, some get
-// none.
+// none, and some so many that they travel in several groups.
 std::vector<Problem> problems_of_many_heads() {
   std::vector<Problem> all;
   for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
-    for (const auto& [G, H] : {std::pair<int64_t, int64_t>{9, 9}, {3, 9}, {2, 10}, {1, 5}, {1, 1}})
+    for (const auto& [G, H] :
+         {std::pair<int64_t, int64_t>{9, 9}, {8, 16}, {3, 9}, {2, 10}, {1, 5}, {1, 1}})
       for (Gate gate : {Gate::kConstant, Gate::kScalar, Gate::kVector})
         for (bool has_delta_rule : {false, true})
           all.push_back({{0, 3, 80, 81, 150}, layout, gate, has_delta_rule, G, H});
@@ -267,8 +268,12 @@ TEST(LinearUlysses, SendsTheBytesOfItsFormulas) {
           count += h == H * p / P || h / (H / G) != (h - 1) / (H / G);
         return count;
       };
-      int64_t dealt = 0;
-      for (int64_t p = 0; p < P; ++p) dealt += key_heads(p);
+      int64_t dealt = 0, num_groups = 4;
+      for (int64_t p = 0; p < P; ++p) {
+        dealt += key_heads(p);
+        num_groups = std::min(num_groups, std::max(key_heads(p), int64_t{1}));
+      }
+      if (dealt > G) num_groups = 1;
       const int64_t e = dtype_size(dtype), a = 4, x = dealt > G ? a : e;
       const int64_t n = (problem.gate == Gate::kScalar   ? 1
                          : problem.gate == Gate::kVector ? kKeys
@@ -289,7 +294,60 @@ TEST(LinearUlysses, SendsTheBytesOfItsFormulas) {
       EXPECT_EQ(stats.sent_bytes("ulysses.fwd"), forward) << G << " key heads, " << H << " heads";
       EXPECT_EQ(stats.sent_bytes("ulysses.bwd"), backward) << G << " key heads, " << H << " heads";
       EXPECT_EQ(stats.total_sent_bytes(), forward + backward);
+      // A group's tensors travel by themselves: q, k, v and the gates, then o, and back.
+      const int64_t num_gates = (problem.gate == Gate::kConstant ? 0 : 1) + problem.has_delta_rule;
+      for (const char* label : {"ulysses.fwd", "ulysses.bwd"})
+        EXPECT_EQ(stats.by_label.at(label).num_calls, num_groups * (4 + num_gates))
+            << G << " key heads, " << H << " heads";
     }
+}
+
+// Notes how many exchanges had been started whenever a group of heads is computed.
+class NotingKernel final : public LinearKernel {
+ public:
+  mutable std::vector<int64_t> forward_calls, backward_calls;
+
+  std::unique_ptr<LinearForward> forward(Context& ctx, const LinearInput& input,
+                                         std::span<const Segment> segments,
+                                         std::span<const int64_t> cut) const override {
+    forward_calls.push_back(world().stats().by_label.at("ulysses.fwd").num_calls);
+    return kernel_.forward(ctx, input, segments, cut);
+  }
+  std::unique_ptr<LinearBackward> backward(Context& ctx, const LinearInput& input,
+                                           std::span<const Segment> segments,
+                                           std::span<const int64_t> cut, const Tensor& states_NHKV,
+                                           const Tensor& do_THV) const override {
+    backward_calls.push_back(world().stats().by_label.at("ulysses.bwd").num_calls);
+    return kernel_.backward(ctx, input, segments, cut, states_NHKV, do_THV);
+  }
+
+ private:
+  DecayKernel kernel_;
+};
+
+TEST(LinearUlysses, ComputesAGroupOfHeadsWhileItsNeighboursTravel) {
+  const int64_t H = 3 * world().size();  // three groups of one head
+  const Problem problem{{0, 64}, Layout::kContiguous, Gate::kNone, false, H, H};
+  TapeContext recorded;
+  Context& ctx = recorded.ctx;
+  const LinearInput whole = whole_input(ctx, problem);
+  const SequencePlan plan = plan_of(problem);
+  auto leaf = [&](const Tensor& x) { return Variable::leaf(plan.shard(ctx, x)); };
+  const NotingKernel kernel;
+  const auto ulysses = make_linear_ulysses(world());
+  world().reset_stats();
+  const Variable o_THV = ulysses->attend(ctx, kernel,
+                                         {.q_TGK = leaf(whole.q_TGK),
+                                          .k_TGK = leaf(whole.k_TGK),
+                                          .v_THV = leaf(whole.v_THV),
+                                          .gate = {},
+                                          .beta_TH = {},
+                                          .scale = 1},
+                                         plan);
+  recorded.tape.backward(ctx, o_THV, plan.shard(ctx, random_tensor(ctx, {64, H, kValues}, 8)));
+  // q, k and v of this group and the next, and o of those before; then do, and dq, dk and dv.
+  EXPECT_EQ(kernel.forward_calls, (std::vector<int64_t>{6, 10, 11}));
+  EXPECT_EQ(kernel.backward_calls, (std::vector<int64_t>{2, 6, 9}));
 }
 
 TEST(LinearUlysses, RefusesTensorsThatDoNotFitBeforeItSends) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <set>
 
 #include "runtime/error.h"
@@ -32,6 +33,43 @@ TEST(DealHeads, EveryHeadIsOnOneRankWithTheKeyValueHeadsItUses) {
       }
       EXPECT_EQ(next, heads.query);
     }
+}
+
+TEST(InGroups, EveryRankHasWholeKeyValueHeadsInEveryGroup) {
+  for (const auto& [num_heads, num_kv_heads, num_ranks, num_groups] :
+       std::vector<std::array<int64_t, 4>>{{8, 8, 1, 4},
+                                           {9, 9, 2, 4},
+                                           {9, 9, 4, 2},
+                                           {16, 8, 4, 2},
+                                           {10, 5, 1, 4},
+                                           {5, 5, 4, 1},
+                                           {8, 2, 2, 1},
+                                           {8, 2, 4, 1},     // shared by two ranks each
+                                           {12, 4, 3, 1},    // cut within a KV head
+                                           {2, 2, 3, 1}}) {  // a rank without heads
+    SCOPED_TRACE(fmt::format("{} over {} heads, {} ranks", num_heads, num_kv_heads, num_ranks));
+    const auto shares = deal_heads(num_heads, num_kv_heads, static_cast<int>(num_ranks));
+    const auto groups = in_groups(shares, 4);
+    ASSERT_EQ(std::ssize(groups), num_groups);
+    if (num_groups == 1) {
+      EXPECT_EQ(groups[0], shares);
+      continue;
+    }
+    for (size_t rank = 0; rank < shares.size(); ++rank) {
+      int64_t next_query = shares[rank].query.begin, next_kv = shares[rank].kv.begin;
+      for (const auto& group : groups) {
+        const HeadShare& part = group.at(rank);
+        EXPECT_EQ(part.query.begin, next_query);
+        EXPECT_EQ(part.kv.begin, next_kv);
+        EXPECT_GE(part.kv.count, 1);
+        EXPECT_EQ(part.query.count, part.kv.count * (num_heads / num_kv_heads));
+        next_query = part.query.end();
+        next_kv = part.kv.end();
+      }
+      EXPECT_EQ(next_query, shares[rank].query.end());
+      EXPECT_EQ(next_kv, shares[rank].kv.end());
+    }
+  }
 }
 
 TEST(DealHeads, GroupsThatDoNotDivideAreRefused) {
