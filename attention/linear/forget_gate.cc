@@ -17,7 +17,7 @@ struct LogForget {
     const A f = low + (1 - low) * vector_sigmoid(a);
     // log f from 1 - f where f is near 1, and without a division by 0 where it vanishes.
     const A half_or_more = -vector_log1p(std::min(forgotten / f, A{1}));
-    const A below_half = floor == 0 ? -vector_softplus(-a) : vector_log(f);
+    const A below_half = low == 0 ? -vector_softplus(-a) : vector_log(f);
     return 2 * f >= 1 ? half_or_more : below_half;
   }
 
@@ -25,7 +25,7 @@ struct LogForget {
   A slope(A a) const {
     const A low = static_cast<A>(floor);
     const A s = vector_sigmoid(a), rest = vector_sigmoid(-a);
-    return floor == 0 ? rest : (1 - low) * s * rest / (low + (1 - low) * s);
+    return low == 0 ? rest : (1 - low) * s * rest / (low + (1 - low) * s);
   }
 };
 

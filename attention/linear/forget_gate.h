@@ -12,7 +12,8 @@ struct ForgetGate {
   Variable key;        // in a's dtype
 };
 
-// Both shaped as `a` (fp32, bf16 or fp64); floor in [0, 1). Precise where f is near 0 or 1.
+// Both shaped as `a` (fp32, bf16 or fp64); floor in [0, 1), rounded to their accumulator's dtype.
+// Precise where f is near 0 or 1.
 ForgetGate forget_gate(Context& ctx, const Variable& a, double floor);
 
 }  // namespace longship

@@ -49,6 +49,16 @@ TEST(ForgetGate, IsPreciseAndIndependentOfThreads) {
     }
 }
 
+// In fp32 such a floor is 0, and sigmoid(a) may be 0 too.
+TEST(ForgetGate, OfAFloorBelowTheLeastFloatIsThatWithoutAFloor) {
+  Context ctx;
+  const Tensor a = Tensor::from<float>(ctx.memory, {4}, std::vector<float>{-1e4f, -95, 0, 80});
+  const testing::OpResult found = testing::run_op(op(1e-50), {a}, DType::kF32);
+  const testing::OpResult expected = testing::run_op(op(0), {a}, DType::kF32);
+  EXPECT_TRUE(testing::bitwise_equal(found.outputs[0], expected.outputs[0]));
+  EXPECT_TRUE(testing::bitwise_equal(found.gradients[0], expected.gradients[0]));
+}
+
 TEST(ForgetGate, KeepsItsRelativePrecisionFarOut) {
   Context ctx;
   for (double floor : kFloors)
