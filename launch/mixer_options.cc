@@ -97,6 +97,8 @@ void visit_linear(Options& o, Visit&& visit) {
   visit("delta_rule", o.delta_rule);
   visit("max_beta", o.max_beta);
   visit("step_size", o.step_size);
+  visit("step_low", o.step_low);
+  visit("step_high", o.step_high);
   visit("skip", o.skip);
   visit("output_norm", o.output_norm);
   visit("norm_eps", o.norm_eps);

@@ -16,15 +16,32 @@ struct Slopes {
   A u, A_log;
 };
 
+// A step size: softplus(u), held between the limits.
+struct Step {
+  StepLimits limits;
+  template <class A>
+  A value(A u) const {
+    const A free = vector_softplus(u), low = static_cast<A>(limits.low),
+            high = static_cast<A>(limits.high);
+    const A bounded = free < low ? low : free;
+    return bounded > high ? high : bounded;
+  }
+  template <class A>
+  A slope(A u) const {
+    return value(u) == vector_softplus(u) ? vector_sigmoid(u) : A{0};
+  }
+};
+
 struct SoftplusLaw {
   static constexpr const char* kName = "softplus_decay";
+  Step step;
   template <class A>
   A value(A u, A rate) const {
-    return -rate * vector_softplus(u);
+    return -rate * step.value(u);
   }
   template <class A>
   Slopes<A> slopes(A u, A rate) const {
-    return {-rate * vector_sigmoid(u), -rate * vector_softplus(u)};
+    return {-rate * step.slope(u), -rate * step.value(u)};
   }
 };
 
@@ -45,13 +62,14 @@ struct BoundedLaw {
 
 struct StepLaw {
   static constexpr const char* kName = "step_size";
+  Step step;
   template <class A>
   A value(A u, A) const {
-    return vector_softplus(u);
+    return step.value(u);
   }
   template <class A>
   Slopes<A> slopes(A u, A) const {
-    return {vector_sigmoid(u), A{0}};
+    return {step.slope(u), A{0}};
   }
 };
 
@@ -186,16 +204,17 @@ struct ScaledSigmoid {
 
 }  // namespace
 
-Variable softplus_decay(Context& ctx, const DecayGateInput& input) {
-  return decay_gate(ctx, input, SoftplusLaw{});
+Variable softplus_decay(Context& ctx, const DecayGateInput& input, StepLimits limits) {
+  return decay_gate(ctx, input, SoftplusLaw{{limits}});
 }
 
 Variable bounded_decay(Context& ctx, const DecayGateInput& input, double lower_bound) {
   return decay_gate(ctx, input, BoundedLaw{lower_bound});
 }
 
-Variable step_size(Context& ctx, const Variable& a_TF, const Variable& dt_bias_F) {
-  return decay_gate(ctx, {.a_TF = a_TF, .A_log_H = {}, .dt_bias_F = dt_bias_F}, StepLaw{});
+Variable step_size(Context& ctx, const Variable& a_TF, const Variable& dt_bias_F,
+                   StepLimits limits) {
+  return decay_gate(ctx, {.a_TF = a_TF, .A_log_H = {}, .dt_bias_F = dt_bias_F}, StepLaw{{limits}});
 }
 
 Variable log_sigmoid_decay(Context& ctx, const Variable& a_TF, double normalizer) {

@@ -2,9 +2,17 @@
 // in fp32 (fp64), whatever a's dtype.
 #pragma once
 
+#include <limits>
+
 #include "runtime/autograd/tape.h"
 
 namespace longship {
+
+// Between which Mamba-2 holds its step sizes (`time_step_limit`); beyond, no gradient passes.
+struct StepLimits {
+  double low = 0;
+  double high = std::numeric_limits<double>::infinity();
+};
 
 // T tokens, H heads; F = H gates for decays per head, H K for decays per key.
 struct DecayGateInput {
@@ -13,17 +21,18 @@ struct DecayGateInput {
   Variable dt_bias_F;  // in the accumulator dtype
 };
 
-// g = -exp(A_log) softplus(a + dt_bias)  [T, F] in the accumulator dtype (Mamba-2, arXiv
-// 2405.21060; Gated DeltaNet; Kimi Delta Attention). Backward: da in a's dtype, the others summed
-// over tokens in a fixed order.
-Variable softplus_decay(Context& ctx, const DecayGateInput& input);
+// g = -exp(A_log) dt,  dt = softplus(a + dt_bias) within limits  [T, F] in the accumulator dtype
+// (Mamba-2, arXiv 2405.21060; Gated DeltaNet; Kimi Delta Attention). Backward: da in a's dtype, the
+// others summed over tokens in a fixed order.
+Variable softplus_decay(Context& ctx, const DecayGateInput& input, StepLimits limits = {});
 
 // g = lower_bound sigmoid(exp(A_log) (a + dt_bias)): between lower_bound < 0 and 0, so that sixteen
 // tokens decay by a bounded factor (Kimi Linear's safe gate, lower_bound = -5). Otherwise alike.
 Variable bounded_decay(Context& ctx, const DecayGateInput& input, double lower_bound);
 
-// dt = softplus(a + dt_bias), the step sizes of Mamba-2.
-Variable step_size(Context& ctx, const Variable& a_TF, const Variable& dt_bias_F);
+// dt = softplus(a + dt_bias) within limits, the step sizes of Mamba-2.
+Variable step_size(Context& ctx, const Variable& a_TF, const Variable& dt_bias_F,
+                   StepLimits limits = {});
 
 // g = logsigmoid(a) / normalizer (GLA, arXiv 2312.06635, normalizer 16). Backward: da.
 Variable log_sigmoid_decay(Context& ctx, const Variable& a_TF, double normalizer);

@@ -55,7 +55,7 @@ LinearGates::Gates LinearGates::forward(Context& ctx, const Variable& x_TE) cons
           vector_of(ctx, options_.constant_log_decays(), accumulator_dtype(x_TE.dtype()));
       break;
     case GateLaw::kSoftplus:
-      gates.log_decay = softplus_decay(ctx, decay);
+      gates.log_decay = softplus_decay(ctx, decay, options_.step_limits());
       break;
     case GateLaw::kBounded:
       gates.log_decay = bounded_decay(ctx, decay, options_.gate_lower_bound);
@@ -71,7 +71,7 @@ LinearGates::Gates LinearGates::forward(Context& ctx, const Variable& x_TE) cons
     }
   }
   if (options_.gate_per_key) gates.log_decay = reshape(ctx, gates.log_decay, {T, H, K});
-  if (options_.step_size) gates.dt_TH = step_size(ctx, a_TF, dt_bias_F_);
+  if (options_.step_size) gates.dt_TH = step_size(ctx, a_TF, dt_bias_F_, options_.step_limits());
   if (beta_HE_.defined())
     gates.beta_TH = write_strength(ctx, linear(ctx, x_TE, beta_HE_), options_.max_beta);
   return gates;

@@ -1,7 +1,9 @@
 #include "attention/linear/linear_mixer_options.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 
 #include "runtime/error.h"
 
@@ -86,6 +88,15 @@ std::vector<LinearFamily> make_families() {
   return families;
 }
 
+// The slopes of ALiBi (Press et al. 2022, arXiv 2108.12409, and its code): for a head count between
+// powers of two, those of the power below, then every second one of the power above.
+double alibi_slope(int64_t head, int64_t num_heads) {
+  const int64_t below = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(num_heads)));
+  const double step = 8 / static_cast<double>(below);
+  return head < below ? std::exp2(-step * static_cast<double>(head + 1))
+                      : std::exp2(-step * (static_cast<double>(head - below) + 0.5));
+}
+
 }  // namespace
 
 std::span<const LinearFamily> linear_families() {
@@ -157,6 +168,11 @@ std::vector<std::string> LinearMixerOptions::problems() const {
   require(max_beta > 0 && max_beta <= 2, fmt::format("max_beta {} is not in (0, 2]", max_beta));
   require(!step_size || (gate == GateLaw::kSoftplus && !gate_per_key),
           "step_size needs the softplus gate per head");
+  require(step_low >= 0 && std::isfinite(step_low) && step_high >= 0 && std::isfinite(step_high) &&
+              (step_high == 0 || step_high > step_low),
+          fmt::format("steps from {} to {} are no range of positive numbers", step_low, step_high));
+  require(step_size || (step_low == 0 && step_high == 0),
+          "step_low and step_high have no effect without step_size");
 
   require(norm_eps > 0, fmt::format("norm_eps {} is not positive", norm_eps));
   require(is_rank(output_gate_rank),
@@ -181,13 +197,17 @@ double LinearMixerOptions::resolved_forget_floor() const {
                            : static_cast<double>(layer_index) / static_cast<double>(num_layers);
 }
 
+StepLimits LinearMixerOptions::step_limits() const {
+  return {.low = step_low,
+          .high = step_high > 0 ? step_high : std::numeric_limits<double>::infinity()};
+}
+
 std::vector<double> LinearMixerOptions::constant_log_decays() const {
   const double depth =
       static_cast<double>(layer_index) / (static_cast<double>(num_layers) - 1 + 1e-5);
   std::vector<double> log_decays;
   for (int64_t h = 0; h < num_heads; ++h) {
-    const double slope =
-        std::exp2(-8 * static_cast<double>(h + 1) / static_cast<double>(num_heads));
+    const double slope = alibi_slope(h, num_heads);
     switch (decay) {
       case DecayLaw::kAlibi:
         log_decays.push_back(-slope);

@@ -14,6 +14,8 @@
 #include <string_view>
 #include <vector>
 
+#include "attention/linear/decay_gate.h"
+
 namespace longship {
 
 enum class QkNorm {
@@ -34,7 +36,7 @@ enum class GateLaw {
 
 // Constant log-decays of head h of H in layer l of L.
 enum class DecayLaw {
-  kAlibi,      // -2^(-8 (h+1) / H)
+  kAlibi,      // the slopes of ALiBi, negated: -2^(-8 (h+1) / H) if H is a power of two
   kLightning,  // kAlibi times 1 - l / (L - 1 + 1e-5) + 1e-5 (MiniMax-01)
   kRetention,  // log(1 - 2^(-5-h)) (RetNet)
 };
@@ -81,7 +83,9 @@ struct LinearMixerOptions {
   bool delta_rule = false;
   double max_beta = 1;     // beta = max_beta sigmoid(b): 1, or 2 for negative eigenvalues
   bool step_size = false;  // v times softplus(a + dt_bias) (Mamba-2; needs kSoftplus per head)
-  bool skip = false;       // o + D v per head, with v before the step size (Mamba-2)
+  // Least and greatest step size, in the decay too (time_step_limit of Mamba-2); 0 = no limit.
+  double step_low = 0, step_high = 0;
+  bool skip = false;  // o + D v per head, with v before the step size (Mamba-2)
 
   OutputNorm output_norm = OutputNorm::kHead;
   double norm_eps = 1e-5;
@@ -107,6 +111,7 @@ struct LinearMixerOptions {
   }
   double kernel_scale() const;
   double resolved_forget_floor() const;
+  StepLimits step_limits() const;
   int64_t resolved_rank(int64_t rank) const { return rank == kRankOfHead ? value_size : rank; }
   // Of GateLaw::kConstant, [H].
   std::vector<double> constant_log_decays() const;

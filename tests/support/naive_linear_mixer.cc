@@ -165,10 +165,14 @@ class NaiveLinearMixer {
     Table a = project_by_rank(names_.gate, rank);
     const int64_t per_head = options_.gate_per_key ? K : 1;
     const double* bias = values("dt_bias");
+    auto step = [&](double z) {
+      const double dt = std::max(softplus(z), options_.step_low);
+      return options_.step_high > 0 ? std::min(dt, options_.step_high) : dt;
+    };
     if (options_.step_size) {
       const int64_t V = options_.value_size;
       for (int64_t t = 0; t < T; ++t)
-        for (int64_t i = 0; i < H * V; ++i) v.at(t, i) *= softplus(a.at(t, i / V) + bias[i / V]);
+        for (int64_t i = 0; i < H * V; ++i) v.at(t, i) *= step(a.at(t, i / V) + bias[i / V]);
     }
     const double depth =
         static_cast<double>(options_.layer_index) / static_cast<double>(options_.num_layers);
@@ -181,7 +185,7 @@ class NaiveLinearMixer {
       const double rate = values("A_log") ? std::exp(values("A_log")[f / per_head]) : 0;
       switch (options_.gate) {
         case GateLaw::kSoftplus:
-          return -rate * softplus(z + bias[f]);
+          return -rate * step(z + bias[f]);
         case GateLaw::kBounded:
           return options_.gate_lower_bound * sigmoid(rate * (z + bias[f]));
         case GateLaw::kLogSigmoid:
@@ -194,9 +198,23 @@ class NaiveLinearMixer {
     return keys;
   }
 
+  // The slopes of ALiBi for any number of heads, as its code recurses.
+  static std::vector<double> alibi_slopes(int64_t num_heads) {
+    int64_t power = 1;
+    while (2 * power <= num_heads) power *= 2;
+    std::vector<double> slopes;
+    for (int64_t h = 1; h <= power; ++h)
+      slopes.push_back(std::pow(2, -8 * static_cast<double>(h) / static_cast<double>(power)));
+    if (num_heads == power) return slopes;
+    const std::vector<double> finer = alibi_slopes(2 * power);
+    for (int64_t i = 0; i < num_heads - power; ++i)
+      slopes.push_back(finer[static_cast<size_t>(2 * i)]);
+    return slopes;
+  }
+
   double constant_decay(double h) const {
     if (options_.decay == DecayLaw::kRetention) return std::log(1 - std::pow(2, -5 - h));
-    const double slope = std::pow(2, -8 * (h + 1) / static_cast<double>(options_.num_heads));
+    const double slope = alibi_slopes(options_.num_heads)[static_cast<size_t>(h)];
     if (options_.decay == DecayLaw::kAlibi) return -slope;
     const double last = static_cast<double>(options_.num_layers) - 1 + 1e-5;
     return -slope * (1 - static_cast<double>(options_.layer_index) / last + 1e-5);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "tests/support/gradient_check.h"
@@ -14,6 +15,7 @@ using testing::OpFunction;
 using testing::random_tensor;
 
 constexpr double kLowerBound = -5, kNormalizer = 16;
+constexpr StepLimits kLimits{.low = 0.3, .high = 2};
 
 OpFunction softplus_law() {
   return [](Context& ctx, const std::vector<Variable>& in) -> std::vector<Variable> {
@@ -28,6 +30,16 @@ OpFunction bounded_law() {
 OpFunction step_law() {
   return [](Context& ctx, const std::vector<Variable>& in) -> std::vector<Variable> {
     return {step_size(ctx, in[0], in[1])};
+  };
+}
+OpFunction limited_softplus_law() {
+  return [](Context& ctx, const std::vector<Variable>& in) -> std::vector<Variable> {
+    return {softplus_decay(ctx, {.a_TF = in[0], .A_log_H = in[1], .dt_bias_F = in[2]}, kLimits)};
+  };
+}
+OpFunction limited_step_law() {
+  return [](Context& ctx, const std::vector<Variable>& in) -> std::vector<Variable> {
+    return {step_size(ctx, in[0], in[1], kLimits)};
   };
 }
 OpFunction log_sigmoid_law() {
@@ -57,6 +69,8 @@ std::vector<Case> cases(Context& ctx, int64_t T, int64_t H, int64_t K) {
   return {{softplus_law(), all},
           {bounded_law(), all},
           {step_law(), {all[0], all[2]}},
+          {limited_softplus_law(), all},
+          {limited_step_law(), {all[0], all[2]}},
           {log_sigmoid_law(), {all[0]}},
           {write_law(), {all[0]}}};
 }
@@ -70,6 +84,9 @@ TEST(DecayGate, EqualsItsFormulas) {
     const Tensor softplus = softplus_law()(ctx, variables)[0].value();
     const Tensor bounded = bounded_law()(ctx, variables)[0].value();
     const Tensor step = step_law()(ctx, {variables[0], variables[2]})[0].value();
+    const Tensor limited = limited_softplus_law()(ctx, variables)[0].value();
+    const Tensor limited_step = limited_step_law()(ctx, {variables[0], variables[2]})[0].value();
+    int64_t num_below = 0, num_above = 0;
     const Tensor log_sigmoid = log_sigmoid_law()(ctx, {variables[0]})[0].value();
     const Tensor write = write_law()(ctx, {variables[0]})[0].value();
     for (int64_t i = 0; i < T * F; ++i) {
@@ -80,9 +97,17 @@ TEST(DecayGate, EqualsItsFormulas) {
       EXPECT_NEAR(softplus.data<double>()[i], -rate * dt, 1e-13 * (1 + rate * dt));
       EXPECT_NEAR(bounded.data<double>()[i], kLowerBound / (1 + std::exp(-rate * u)), 1e-13);
       EXPECT_NEAR(step.data<double>()[i], dt, 1e-13);
+      const double held = std::min(std::max(dt, kLimits.low), kLimits.high);
+      EXPECT_NEAR(limited.data<double>()[i], -rate * held, 1e-13 * (1 + rate * held));
+      EXPECT_NEAR(limited_step.data<double>()[i], held, 1e-13);
+      num_below += dt < kLimits.low;
+      num_above += dt > kLimits.high;
       EXPECT_NEAR(log_sigmoid.data<double>()[i], -std::log(1 + std::exp(-a)) / 16, 1e-13);
       EXPECT_NEAR(write.data<double>()[i], 2 / (1 + std::exp(-a)), 1e-13);
     }
+    EXPECT_GT(num_below, 1);
+    EXPECT_GT(num_above, 1);
+    EXPECT_LT(num_below + num_above, T * F - 1);
   }
 }
 

@@ -83,6 +83,9 @@ TEST(LinearMixerOptions, NameEachThatIsWrong) {
   refuses("hgrn2", "by groups", [](Options& o) { o.output_norm = OutputNorm::kGroup; });
   refuses("kda", "init_std -1", [](Options& o) { o.init_std = -1; });
   refuses("lightning", "layer_index 1", [](Options& o) { o.layer_index = 1; });
+  refuses("mamba2", "steps from 2 to 1", [](Options& o) { o.step_low = 2, o.step_high = 1; });
+  refuses("mamba2", "steps from -1", [](Options& o) { o.step_low = -1; });
+  refuses("gated_delta", "without step_size", [](Options& o) { o.step_high = 1; });
   LinearMixerOptions none = sized("lightning");
   none.num_layers = 0;
   EXPECT_EQ(none.problems().size(), 2u);  // layer_index is not below it either
@@ -107,6 +110,14 @@ TEST(LinearMixerOptions, ConstantDecaysAreThoseOfThePapers) {
   options.decay = DecayLaw::kAlibi;
   EXPECT_EQ(options.constant_log_decays(),
             (std::vector<double>{-0.25, -1.0 / 16, -1.0 / 64, -1.0 / 256}));
+  // As ALiBi's code has it for head counts between powers of two.
+  options.num_heads = 3;
+  EXPECT_EQ(options.constant_log_decays(), (std::vector<double>{-1.0 / 16, -1.0 / 256, -1.0 / 4}));
+  options.num_heads = 12;
+  std::vector<double> twelve;
+  for (double exponent : {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 0.5, 1.5, 2.5, 3.5})
+    twelve.push_back(-std::exp2(-exponent));
+  EXPECT_EQ(options.constant_log_decays(), twelve);
   options = sized("lightning");
   options.num_layers = 5;
   options.layer_index = 4;  // the last layer hardly decays

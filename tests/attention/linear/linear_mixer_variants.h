@@ -35,10 +35,13 @@ inline std::vector<LinearVariant> linear_variants() {
     o.scale = 0;
     o.decay = DecayLaw::kAlibi;
   });
+  add("lightning with three heads", "lightning", [](Options& o) { o.num_heads = 3; });
   add("RetNet", "retention", [](Options& o) { o.value_size = 8; });
   add("simple GLA with partial rotation", "simple_gla",
       [](Options& o) { o.num_key_heads = 2, o.rope_theta = 50, o.rotary_dim = 2; });
   add("Mamba-2", "mamba2", [](Options& o) { o.num_key_heads = 2; });
+  add("Mamba-2 with limited steps", "mamba2",
+      [](Options& o) { o.num_key_heads = 2, o.step_low = 5e-5, o.step_high = 1.2; });
   add("Mamba-2, norm before gate", "mamba2", [](Options& o) { o.norm_before_gate = true; });
   add("Falcon-H1 without norm", "mamba2",
       [](Options& o) { o.num_key_heads = 2, o.output_norm = OutputNorm::kNone; });
