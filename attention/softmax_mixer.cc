@@ -5,7 +5,6 @@
 #include "attention/module_parameters.h"
 #include "runtime/ops/linear.h"
 #include "runtime/ops/reshape.h"
-#include "runtime/ops/rms_norm.h"
 #include "runtime/ops/sigmoid_gate.h"
 #include "runtime/ops/split.h"
 
@@ -21,6 +20,7 @@ std::vector<std::string> SoftmaxMixerOptions::problems() const {
   require(head_size > 0, fmt::format("head_size {} is not positive", head_size));
   require(num_kv_heads > 0 && num_heads % num_kv_heads == 0,
           fmt::format("num_kv_heads {} does not divide num_heads {}", num_kv_heads, num_heads));
+  require(qk_norm || !qk_norm_across_heads, "qk_norm_across_heads has no effect without qk_norm");
   require(norm_eps > 0, fmt::format("norm_eps {} is not positive", norm_eps));
   require(rope_theta >= 0 && std::isfinite(rope_theta),
           fmt::format("rope_theta {} is neither 0 nor positive", rope_theta));
@@ -54,6 +54,11 @@ SoftmaxMixer::SoftmaxMixer(const SoftmaxMixerOptions& options, const std::string
     if (options.qkv_bias) made.bias_O = module.bias(name, outputs);
     return made;
   };
+  auto norm = [&](const std::string& name, int64_t num_heads) {
+    return Norm(parameters, self_attn + "." + name,
+                options.head_size * (options.qk_norm_across_heads ? num_heads : 1),
+                {.eps = options.norm_eps, .zero_centered = options.zero_centered_norms});
+  };
   const int64_t q_size = options.num_heads * options.head_size;
   const int64_t kv_size = options.num_kv_heads * options.head_size;
   q_ = project("q_proj", options.output_gate ? 2 * q_size : q_size);
@@ -62,8 +67,8 @@ SoftmaxMixer::SoftmaxMixer(const SoftmaxMixerOptions& options, const std::string
   o_.weight_OI = module.residual_matrix("o_proj", options.hidden_size, q_size);
   if (options.output_bias) o_.bias_O = module.bias("o_proj", options.hidden_size);
   if (options.qk_norm) {
-    q_norm_D_ = module.norm("q_norm", options.head_size);
-    k_norm_D_ = module.norm("k_norm", options.head_size);
+    q_norm_ = norm("q_norm", options.num_heads);
+    k_norm_ = norm("k_norm", options.num_kv_heads);
   }
   if (options.sink_logits)
     sinks_H_ =
@@ -76,9 +81,14 @@ Variable SoftmaxMixer::heads(Context& ctx, const Variable& x_TE, const Projectio
                  {x_TE.dim(0), projection.weight_OI.dim(0) / size, size});
 }
 
-Variable SoftmaxMixer::turned(Context& ctx, Variable heads_THD, const Variable& norm_D,
+Variable SoftmaxMixer::turned(Context& ctx, Variable heads_THD, const Norm& norm,
                               const SequencePlan& plan) const {
-  if (norm_D.defined()) heads_THD = rms_norm(ctx, heads_THD, norm_D, options_.norm_eps);
+  if (norm.defined()) {
+    const Shape shape = heads_THD.shape();
+    if (options_.qk_norm_across_heads)
+      heads_THD = reshape(ctx, heads_THD, {shape[0], shape[1] * shape[2]});
+    heads_THD = reshape(ctx, norm.forward(ctx, heads_THD), shape);
+  }
   if (options_.rope_theta == 0) return heads_THD;
   const int64_t rotary_dim = options_.rotary_dim == 0 ? options_.head_size : options_.rotary_dim;
   return rope(ctx, heads_THD,
@@ -96,8 +106,8 @@ Variable SoftmaxMixer::forward(Context& ctx, const Variable& x_TE, const Sequenc
     q_THD = std::move(parts[0]);
     gate_THD = std::move(parts[1]);
   }
-  q_THD = turned(ctx, std::move(q_THD), q_norm_D_, plan);
-  const Variable k_TKD = turned(ctx, heads(ctx, x_TE, k_, D), k_norm_D_, plan);
+  q_THD = turned(ctx, std::move(q_THD), q_norm_, plan);
+  const Variable k_TKD = turned(ctx, heads(ctx, x_TE, k_, D), k_norm_, plan);
   const Variable v_TKD = heads(ctx, x_TE, v_, D);
   Variable o_THD = schedule_->attend(ctx, q_THD, k_TKD, v_TKD, plan,
                                      {.scale = 1 / std::sqrt(static_cast<double>(D)),

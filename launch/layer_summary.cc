@@ -5,13 +5,6 @@
 namespace longship {
 namespace {
 
-ConfiguredLayers layers_of(const config::Run& run) {
-  std::vector<std::string> problems;
-  ConfiguredLayers layers = read_layers(run, problems);
-  LONGSHIP_CHECK(problems.empty(), "an unchecked configuration: {}", fmt::join(problems, "; "));
-  return layers;
-}
-
 std::string rope_text(double theta) {
   return theta == 0 ? "no positions" : fmt::format("rope theta {:g}", theta);
 }
@@ -54,7 +47,7 @@ std::string mixer_names(const ConfiguredLayers& layers, int64_t layer) {
 
 int64_t mixer_parameters(Context& ctx, MixerDescriptor mixer) {
   mixer.strategy = "local";  // which has no say in the shapes
-  ParameterList parameters(ctx, DType::kF32, 0);
+  ParameterList parameters = ParameterList::without_values(ctx);
   make_mixer_factory({mixer}, Group::self(), Layout::kContiguous)(0, "layer", parameters);
   return parameters.num_elements();
 }
@@ -68,7 +61,7 @@ std::string count_line(const std::string& name, int64_t each, int64_t times) {
 
 std::vector<std::string> mixer_lines(const config::Run& run) {
   std::vector<std::string> lines;
-  for (const ConfiguredMixer& mixer : layers_of(run).mixers)
+  for (const ConfiguredMixer& mixer : good_layers(run).mixers)
     lines.push_back(fmt::format("{} x {}{}: {}; {}", mixer.num_layers, mixer.name,
                                 mixer.name == mixer.descriptor.backend
                                     ? ""
@@ -78,7 +71,7 @@ std::vector<std::string> mixer_lines(const config::Run& run) {
 }
 
 std::string layer_ranges(const config::Run& run) {
-  const ConfiguredLayers layers = layers_of(run);
+  const ConfiguredLayers layers = good_layers(run);
   const int64_t num_layers = run.model().num_layers();
   std::vector<std::string> ranges;
   for (int64_t begin = 0, end = 0; begin < num_layers; begin = end) {
@@ -101,7 +94,7 @@ std::vector<std::string> parameter_lines(Context& ctx, const config::Run& run) {
   };
   add(model.tied_embeddings() ? "embedding = head" : "embedding, head",
       model.vocab_size() * hidden * (model.tied_embeddings() ? 1 : 2), 1);
-  for (const ConfiguredMixer& mixer : layers_of(run).mixers)
+  for (const ConfiguredMixer& mixer : good_layers(run).mixers)
     add(mixer.name, mixer_parameters(ctx, mixer.descriptor), mixer.num_layers);
   add("mlp", 3 * hidden * model.intermediate_size(), model.num_layers());
   add("norms", (2 * model.num_layers() + 1) * hidden, 1);

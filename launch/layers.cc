@@ -39,6 +39,7 @@ SoftmaxMixerOptions softmax_options(const config::Model& model, const config::At
                                     const std::string& where, std::vector<std::string>& problems) {
   SoftmaxMixerOptions options{.hidden_size = model.hidden_size(),
                               .norm_eps = model.norm_eps(),
+                              .zero_centered_norms = model.zero_centered_norms(),
                               .init_std = model.init_std(),
                               .num_layers = model.num_layers()};
   for (const std::string& line : read_block(block, options))
@@ -103,7 +104,8 @@ ConfiguredMixer configured(const config::Run& run, const config::Mixer& mixer,
   ConfiguredMixer made{.name = mixer.name(),
                        .block = fmt::format("{}.{}", where, block_name(backend.family)),
                        .strategy_field = where + ".strategy",
-                       .descriptor = {}};
+                       .descriptor = {},
+                       .norm_after = mixer.norm_after()};
   MixerDescriptor& descriptor = made.descriptor;
   descriptor.backend = backend.name;
   descriptor.strategy = mixer.strategy();
@@ -220,6 +222,18 @@ LayerDescriptor descriptor_of(const ConfiguredLayers& layers, int64_t layer) {
   return LayerDescriptor(std::move(mixers));
 }
 
+// Why the mixers of a layer cannot share its norms; empty when they can.
+std::string norm_conflict(const ConfiguredLayers& layers, int64_t layer) {
+  for (size_t index : layers.mixers_of(layer)) {
+    const ConfiguredMixer& first = layers.mixers[layers.mixers_of(layer)[0]];
+    const ConfiguredMixer& other = layers.mixers[index];
+    if (first.norm_after != other.norm_after)
+      return fmt::format("`{}` and `{}` share a layer and differ in norm_after", first.name,
+                         other.name);
+  }
+  return "";
+}
+
 }  // namespace
 
 ConfiguredLayers read_layers(const config::Run& run, std::vector<std::string>& problems) {
@@ -242,10 +256,19 @@ ConfiguredLayers read_layers(const config::Run& run, std::vector<std::string>& p
     layers.period.clear();
   }
   std::set<std::string> conflicts;
-  for (size_t layer = 0; layer < layers.period.size(); ++layer)
+  for (size_t layer = 0; layer < layers.period.size(); ++layer) {
     conflicts.insert(module_conflict(descriptor_of(layers, static_cast<int64_t>(layer))));
+    conflicts.insert(norm_conflict(layers, static_cast<int64_t>(layer)));
+  }
   for (const std::string& conflict : conflicts)
     if (!conflict.empty()) problems.push_back("model.layers: " + conflict);
+  return layers;
+}
+
+ConfiguredLayers good_layers(const config::Run& run) {
+  std::vector<std::string> problems;
+  ConfiguredLayers layers = read_layers(run, problems);
+  LONGSHIP_CHECK(problems.empty(), "an unchecked configuration: {}", fmt::join(problems, "; "));
   return layers;
 }
 
@@ -281,9 +304,7 @@ std::vector<std::string> strategy_problems(const ConfiguredLayers& layers, const
 }
 
 void resolve_layers(config::Run& run) {
-  std::vector<std::string> problems;
-  const ConfiguredLayers layers = read_layers(run, problems);
-  LONGSHIP_CHECK(problems.empty(), "an unchecked configuration: {}", fmt::join(problems, "; "));
+  const ConfiguredLayers layers = good_layers(run);
   config::Model& model = *run.mutable_model();
   if (model.layers().empty()) {
     write_block(layers.mixers[0].descriptor.softmax, *model.mutable_attention());
@@ -300,13 +321,19 @@ void resolve_layers(config::Run& run) {
 }
 
 std::vector<LayerDescriptor> layer_descriptors(const config::Run& run) {
-  std::vector<std::string> problems;
-  const ConfiguredLayers layers = read_layers(run, problems);
-  LONGSHIP_CHECK(problems.empty(), "an unchecked configuration: {}", fmt::join(problems, "; "));
+  const ConfiguredLayers layers = good_layers(run);
   std::vector<LayerDescriptor> descriptors;
   for (int64_t layer = 0; layer < run.model().num_layers(); ++layer)
     descriptors.push_back(descriptor_of(layers, layer));
   return descriptors;
+}
+
+std::vector<bool> norm_after_of(const config::Run& run) {
+  const ConfiguredLayers layers = good_layers(run);
+  std::vector<bool> after;
+  for (int64_t layer = 0; layer < run.model().num_layers(); ++layer)
+    after.push_back(layers.mixers[layers.mixers_of(layer)[0]].norm_after);
+  return after;
 }
 
 Layout layout_of(const config::Run& run) {

@@ -20,7 +20,8 @@ struct ConfiguredMixer {
   std::string strategy_field;  // where its strategy stands: "parallel.strategy"
   // With `strategy` that of the field, maybe kAutoStrategy; as of layer 0.
   MixerDescriptor descriptor;
-  int64_t num_layers = 0;  // that have it
+  bool norm_after = false;  // of their norms, see DecoderBlock
+  int64_t num_layers = 0;   // that have it
 };
 
 struct ConfiguredLayers {
@@ -37,6 +38,9 @@ struct ConfiguredLayers {
 // from, naming the field. With new problems, the result is only good for finding more.
 ConfiguredLayers read_layers(const config::Run& run, std::vector<std::string>& problems);
 
+// The same for a model that is known to be without problems.
+ConfiguredLayers good_layers(const config::Run& run);
+
 // What of it `num_sp` ranks cannot share, one line each; and defaults that no strategy has the name
 // of, though no layer may follow them.
 std::vector<std::string> strategy_problems(const ConfiguredLayers& layers, const config::Run& run,
@@ -47,6 +51,9 @@ void resolve_layers(config::Run& run);
 
 // One descriptor per layer, for a model without problems in which no strategy is kAutoStrategy.
 std::vector<LayerDescriptor> layer_descriptors(const config::Run& run);
+
+// TransformerShape::norm_after of a model without problems.
+std::vector<bool> norm_after_of(const config::Run& run);
 
 Layout layout_of(const config::Run& run);
 

@@ -55,6 +55,7 @@ void visit_softmax(Options& o, Visit&& visit) {
   visit("num_sink_tokens", o.num_sink_tokens);
   visit("anchor", o.anchor);
   visit("sink_logits", o.sink_logits);
+  visit("qk_norm_across_heads", o.qk_norm_across_heads);
 }
 
 template <class Options, class Visit>

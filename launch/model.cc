@@ -11,6 +11,8 @@ Model make_model(Context& ctx, const config::Run& run, const Group& sp) {
                                .intermediate_size = model.intermediate_size(),
                                .num_layers = model.num_layers(),
                                .norm_eps = model.norm_eps(),
+                               .zero_centered_norms = model.zero_centered_norms(),
+                               .norm_after = norm_after_of(run),
                                .init_std = model.init_std(),
                                .tied_embeddings = model.tied_embeddings(),
                                .recompute = run.train().recompute(),

@@ -29,6 +29,18 @@ double initial_value(const Initializer& init, uint64_t seed, uint64_t stream, in
   return 0;
 }
 
+void initialize(const Context& ctx, const Tensor& master, const Initializer& init, uint64_t seed,
+                uint64_t stream) {
+  dispatch_floating(master.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    T* data = master.data<T>();
+    parallel_for(ctx, master.numel(), 1 << 12, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        data[i] = static_cast<T>(static_cast<Accumulator<T>>(initial_value(init, seed, stream, i)));
+    });
+  });
+}
+
 }  // namespace
 
 Variable ParameterList::add(const std::string& name, Shape shape, Initializer init, bool decay,
@@ -36,16 +48,7 @@ Variable ParameterList::add(const std::string& name, Shape shape, Initializer in
   LONGSHIP_CHECK(find(name) == nullptr, "parameter {} exists twice", name);
   const DType master_dtype = accumulator_dtype(compute_);
   Tensor master = ctx_->empty(shape, master_dtype);
-  const uint64_t stream = stream_of(name);
-  dispatch_floating(master_dtype, [&](auto tag) {
-    using T = decltype(tag);
-    T* data = master.data<T>();
-    parallel_for(*ctx_, master.numel(), 1 << 12, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        data[i] =
-            static_cast<T>(static_cast<Accumulator<T>>(initial_value(init, seed_, stream, i)));
-    });
-  });
+  if (has_values_) initialize(*ctx_, master, init, seed_, stream_of(name));
   Variable variable(precision == Precision::kMaster ? master : master.to(compute_),
                     std::make_shared<Gradient>(shape, master_dtype));
   parameters_.push_back({name, master, variable, decay});

@@ -38,6 +38,13 @@ class ParameterList {
   ParameterList(Context& ctx, DType compute, uint64_t seed)
       : ctx_(&ctx), compute_(compute), seed_(seed) {}
 
+  // A list for names and shapes, however large: memory for values is reserved but never touched.
+  static ParameterList without_values(Context& ctx) {
+    ParameterList list(ctx, DType::kF32, 0);
+    list.has_values_ = false;
+    return list;
+  }
+
   // Creates and initialises a parameter. The values depend on (seed, name, index) only. Duplicate
   // names throw Error(kInternal).
   Variable add(const std::string& name, Shape shape, Initializer init, bool decay,
@@ -56,6 +63,7 @@ class ParameterList {
   Context* ctx_;
   DType compute_;
   uint64_t seed_;
+  bool has_values_ = true;
   std::deque<Parameter> parameters_;
 };
 

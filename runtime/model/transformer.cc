@@ -5,7 +5,6 @@
 #include "runtime/ops/embedding.h"
 #include "runtime/ops/linear_cross_entropy.h"
 #include "runtime/ops/matmul.h"
-#include "runtime/ops/rms_norm.h"
 
 namespace longship {
 
@@ -14,11 +13,10 @@ Transformer::Transformer(const TransformerShape& shape, const MixerFactory& make
     : shape_(shape) {
   const Shape table{shape.vocab_size, shape.hidden_size};
   const Initializer matrix{.a = shape.init_std};
-  const Initializer one{.kind = Initializer::Kind::kConstant, .a = 1.0};
   embedding_VE_ = parameters.add("model.embed_tokens.weight", table, matrix, /*decay=*/false);
   for (int64_t layer = 0; layer < shape.num_layers; ++layer)
     blocks_.push_back(std::make_unique<DecoderBlock>(shape, layer, make_mixer, parameters));
-  norm_E_ = parameters.add("model.norm.weight", {shape.hidden_size}, one, /*decay=*/false);
+  norm_ = Norm(parameters, "model.norm", shape.hidden_size, shape.norm_style());
   head_VE_ = shape.tied_embeddings
                  ? embedding_VE_
                  : parameters.add("lm_head.weight", table, matrix, /*decay=*/true);
@@ -37,7 +35,7 @@ Variable Transformer::hidden_states(Context& ctx, const Tensor& tokens_T,
     h_TE = shape_.recompute ? recompute(ctx, block, h_TE) : block(ctx, h_TE);
   }
   Scope scope(ctx, "norm");
-  return rms_norm(ctx, h_TE, norm_E_, shape_.norm_eps);
+  return norm_.forward(ctx, h_TE);
 }
 
 Variable Transformer::loss_sum(Context& ctx, const Tensor& tokens_T, const Tensor& targets_T,

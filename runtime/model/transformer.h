@@ -1,4 +1,4 @@
-// A decoder-only transformer as a stack of pre-norm blocks over abstract mixers:
+// A decoder-only transformer as a stack of blocks over abstract mixers:
 //
 //   h = embedding[tokens];  for each block:  h += mixer(norm(h));  h += mlp(norm(h))
 //   loss = sum over tokens of  weight * cross_entropy(norm(h) @ head^T, target)
@@ -48,7 +48,7 @@ class Transformer {
   TransformerShape shape_;
   Variable embedding_VE_;
   std::vector<std::unique_ptr<DecoderBlock>> blocks_;
-  Variable norm_E_;
+  Norm norm_;
   Variable head_VE_;
 };
 

@@ -3,6 +3,9 @@
 
 #include <cmath>
 #include <cstdint>
+#include <vector>
+
+#include "runtime/model/norm.h"
 
 namespace longship {
 
@@ -18,10 +21,17 @@ struct TransformerShape {
   int64_t intermediate_size = 0;  // F, the SwiGLU width
   int64_t num_layers = 0;
   double norm_eps = 1e-5;
+  bool zero_centered_norms = false;   // see NormStyle
+  std::vector<bool> norm_after = {};  // by layer, see DecoderBlock; empty: all false
   double init_std = 0.02;
   bool tied_embeddings = true;
   bool recompute = false;  // keep only each block's input, and run it again in the backward
   int64_t loss_chunk_tokens = 1024;
+
+  NormStyle norm_style() const { return {.eps = norm_eps, .zero_centered = zero_centered_norms}; }
+  bool has_norm_after(int64_t layer) const {
+    return !norm_after.empty() && norm_after[static_cast<size_t>(layer)];
+  }
 };
 
 }  // namespace longship

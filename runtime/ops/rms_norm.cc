@@ -14,17 +14,17 @@ int64_t num_rows(const Tensor& x) {
   return x.numel() / x.dim(-1);
 }
 
-// dx = rstd * (w dy - xhat * mean(w dy xhat)),  xhat = x rstd
+// dx = rstd * (w dy - xhat * mean(w dy xhat)),  xhat = x rstd,  w = weight + shift
 template <class T, class A>
-void input_gradient(int64_t D, const T* x, const T* weight, const T* dy, A rstd, T* dx) {
+void input_gradient(int64_t D, const T* x, const T* weight, A shift, const T* dy, A rstd, T* dx) {
   const A dot = interleaved_sum<A>(D, [&](int64_t d) {
-    return static_cast<A>(dy[d]) * static_cast<A>(weight[d]) * static_cast<A>(x[d]);
+    return static_cast<A>(dy[d]) * (static_cast<A>(weight[d]) + shift) * static_cast<A>(x[d]);
   });
   const A c = dot * rstd * rstd / static_cast<A>(D);
 #pragma GCC ivdep
   for (int64_t d = 0; d < D; ++d)
-    dx[d] = static_cast<T>(
-        rstd * (static_cast<A>(dy[d]) * static_cast<A>(weight[d]) - c * static_cast<A>(x[d])));
+    dx[d] = static_cast<T>(rstd * (static_cast<A>(dy[d]) * (static_cast<A>(weight[d]) + shift) -
+                                   c * static_cast<A>(x[d])));
 }
 
 // dweight += dy xhat
@@ -39,6 +39,7 @@ struct RmsNormNode final : Node {
   struct Saved {
     Tensor x_RD, weight_D, rstd_R;
   } saved;
+  bool zero_centered = false;
 
   const char* name() const override { return "rms_norm"; }
 
@@ -65,7 +66,8 @@ struct RmsNormNode final : Node {
       const T* dy = dy_RD.data<T>() + r * D;
       const A rstd = saved.rstd_R.data<A>()[r];
       if (input(0))
-        input_gradient(D, x, saved.weight_D.data<T>(), dy, rstd, dx_RD.data<T>() + r * D);
+        input_gradient<T, A>(D, x, saved.weight_D.data<T>(), zero_centered ? 1 : 0, dy, rstd,
+                             dx_RD.data<T>() + r * D);
       if (input(1)) add_weight_gradient(D, x, dy, rstd, dweight);
     });
     if (input(0)) input(0)->add(ctx, dx_RD);
@@ -75,7 +77,8 @@ struct RmsNormNode final : Node {
 
 }  // namespace
 
-Variable rms_norm(Context& ctx, const Variable& x, const Variable& weight, double eps) {
+Variable rms_norm(Context& ctx, const Variable& x, const Variable& weight, double eps,
+                  bool zero_centered) {
   const int64_t D = x.dim(-1);
   LONGSHIP_CHECK(D > 0 && weight.shape() == Shape{D} && weight.dtype() == x.dtype(),
                  "rms_norm of {} {} with weight {} {}", dtype_name(x.dtype()),
@@ -88,6 +91,7 @@ Variable rms_norm(Context& ctx, const Variable& x, const Variable& weight, doubl
     using T = decltype(tag);
     using A = Accumulator<T>;
     const T* w = weight_D.data<T>();
+    const A shift = zero_centered ? 1 : 0;
     for_each_row(ctx, x_RD, D, [&](int64_t first) {
       const T* in = x_RD.data<T>() + first;
       T* out = y_RD.data<T>() + first;
@@ -97,13 +101,14 @@ Variable rms_norm(Context& ctx, const Variable& x, const Variable& weight, doubl
       rstd_R.data<A>()[first / D] = rstd;
 #pragma GCC ivdep
       for (int64_t d = 0; d < D; ++d)
-        out[d] = static_cast<T>(static_cast<A>(in[d]) * rstd * static_cast<A>(w[d]));
+        out[d] = static_cast<T>(static_cast<A>(in[d]) * rstd * (static_cast<A>(w[d]) + shift));
     });
   });
   std::unique_ptr<RmsNormNode> node;
   if (is_recording(ctx, {&x, &weight})) {
     node = std::make_unique<RmsNormNode>();
     node->saved = {x_RD, weight_D, rstd_R};
+    node->zero_centered = zero_centered;
   }
   return record(ctx, "rms_norm", y_RD, std::move(node), {&x, &weight});
 }

@@ -42,6 +42,8 @@ std::vector<std::pair<std::string, SoftmaxMixerOptions>> variants() {
   };
   add("qwen2", [](auto& o) { o.qkv_bias = true; });
   add("qwen3", [](auto& o) { o.qk_norm = true, o.norm_eps = 1e-3, o.rope_theta = 1e6; });
+  add("norms across heads", [](auto& o) { o.qk_norm = o.qk_norm_across_heads = true; });
+  add("zero-centered norms", [](auto& o) { o.qk_norm = o.zero_centered_norms = true; });
   add("output bias", [](auto& o) { o.output_bias = true; });
   add("partial rotation", [](auto& o) { o.rotary_dim = 4, o.rope_theta = 50; });
   add("no positions", [](auto& o) { o.rope_theta = 0, o.head_size = 5; });
@@ -90,12 +92,17 @@ Tensor plain_mixer(MixerModel& model, const SoftmaxMixerOptions& options) {
     const Tensor projected = name == "q" ? queries : project(model.x_TE.value(), name + "_proj");
     const Tensor y = projected.reshape({T, num_heads, D});
     if (!turn) return y;
-    const Tensor norm_D = parameter(name + "_norm.weight");
     const int64_t R = options.rotary_dim == 0 ? D : options.rotary_dim;
+    Tensor norm_W = parameter(name + "_norm.weight");  // W features are normed together
+    if (options.zero_centered_norms) {
+      norm_W = norm_W.clone();
+      for (int64_t i = 0; i < norm_W.numel(); ++i) norm_W.data<double>()[i] += 1;
+    }
+    for (int64_t first = 0; norm_W.defined() && first < y.numel(); first += norm_W.numel())
+      testing::naive_rms_norm(y.data<double>() + first, norm_W.numel(), norm_W.data<double>(),
+                              options.norm_eps);
     for (int64_t row = 0; row < T * num_heads; ++row) {
       double* head = y.data<double>() + row * D;
-      if (norm_D.defined())
-        testing::naive_rms_norm(head, D, norm_D.data<double>(), options.norm_eps);
       if (options.rope_theta > 0)
         testing::naive_rope(head, R, positions.data<int64_t>()[row / num_heads],
                             options.rope_theta);
@@ -173,6 +180,10 @@ TEST(SoftmaxMixer, NamesAndShapesAreThoseOfCheckpoints) {
           "layer.self_attn.o_proj.weight [10, 24]", "layer.self_attn.o_proj.bias [10] no decay",
           "layer.self_attn.q_norm.weight [6] no decay",
           "layer.self_attn.k_norm.weight [6] no decay"}));
+  options = llama();
+  options.qk_norm = options.qk_norm_across_heads = options.zero_centered_norms = true;
+  EXPECT_EQ(names()[4], "layer.self_attn.q_norm.weight [24]");
+  EXPECT_EQ(names()[5], "layer.self_attn.k_norm.weight [12]");
   options = llama();
   options.output_gate = options.sink_logits = true;
   EXPECT_EQ(names(),

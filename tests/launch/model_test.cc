@@ -34,6 +34,34 @@ TEST(Model, DecaysMatricesOnlyUnlessAskedForAll) {
     EXPECT_TRUE(parameter.decay) << parameter.name;
 }
 
+TEST(Model, NormsStandAndStartAsTheConfigurationSays) {
+  Context ctx;
+  config::Run run = parse_config(R"(
+model {
+  vocab_size: 20 hidden_size: 16 intermediate_size: 24 num_layers: 4 zero_centered_norms: true
+  layers: "3x gated_delta, full"
+  mixer { name: "gated_delta" strategy: "local" linear { num_heads: 2 key_size: 4 value_size: 4 } }
+  mixer {
+    name: "full" strategy: "local" norm_after: true
+    attention { num_heads: 2 qk_norm: true qk_norm_across_heads: true }
+  }
+})",
+                                 "model", {});
+  resolve_automatic_values(run, 1);
+  const Model model = make_model(ctx, run, Group::self());
+  auto first_value = [&](const std::string& name) {
+    const Parameter* found = model.parameters.find(name + ".weight");
+    return found == nullptr ? -1.0f : found->master.data<float>()[0];
+  };
+  for (const char* name :
+       {"model.norm", "model.layers.2.input_layernorm", "model.layers.2.post_attention_layernorm",
+        "model.layers.3.post_attention_layernorm", "model.layers.3.post_feedforward_layernorm",
+        "model.layers.3.self_attn.q_norm"})
+    EXPECT_EQ(first_value(name), 0) << name;
+  EXPECT_EQ(first_value("model.layers.3.input_layernorm"), -1);
+  EXPECT_EQ(first_value("model.layers.2.linear_attn.o_norm"), 1);
+}
+
 TEST(Model, WeightsDependOnTheSeedAlone) {
   Context ctx;
   const std::string local = "parallel { strategy: 'local' } ";

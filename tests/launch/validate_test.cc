@@ -46,6 +46,7 @@ TEST(Validate, FindsEachBrokenRule) {
   expect_problem({"model.layers=full"}, 1, "exclude each other");
   expect_problem({"model.attention.rope_theta=inf"}, 1, "rope_theta");
   expect_problem({"model.attention.window=-1"}, 1, "window");
+  expect_problem({"model.attention.qk_norm_across_heads=true"}, 1, "without qk_norm");
   expect_problem({"train.context=3"}, 4, "cannot be split");
   expect_problem({"train.global_batch=3", "train.micro_batch=2"}, 1, "use 4");
   expect_problem({"parallel.sp=2"}, 3, "do not fit 3 ranks");
@@ -143,6 +144,11 @@ TEST(Validate, FindsEachBrokenRuleOfAHybrid) {
   expect_hybrid_problem("full",
                         "mixer { name: 'full' output_multiplier: nan attention { num_heads: 4 } }",
                         "multiplier nan");
+  expect_hybrid_problem("mamba2 + full", R"(
+mixer { name: "mamba2" linear { num_heads: 4 key_size: 8 value_size: 8 } }
+mixer { name: "full" norm_after: true attention { num_heads: 4 } }
+)",
+                        "`mamba2` and `full` share a layer and differ in norm_after");
 }
 
 TEST(Validate, ReportsAllProblemsInOneError) {

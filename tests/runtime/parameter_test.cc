@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 
 #include "tests/support/expect_error.h"
 #include "tests/support/op_check.h"
@@ -26,6 +27,23 @@ TEST(ParameterList, ValuesDependOnSeedAndNameOnly) {
   EXPECT_TRUE(bitwise_equal(from_a.value(), from_b.value()));
   EXPECT_FALSE(bitwise_equal(from_a.value(), from_c.value()));
   EXPECT_FALSE(bitwise_equal(from_a.value(), other.value()));
+}
+
+int64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  int64_t size = 0, resident = 0;
+  file >> size >> resident;
+  return resident * 4096;
+}
+
+TEST(ParameterList, WithoutValuesTouchesNoMemory) {
+  Context ctx;
+  const int64_t before = resident_bytes();
+  ParameterList parameters = ParameterList::without_values(ctx);
+  EXPECT_EQ(parameters.add("wide", {1 << 14, 1 << 14}, kNormal, true).shape(),
+            (Shape{1 << 14, 1 << 14}));
+  EXPECT_EQ(parameters.num_elements(), 1 << 28);
+  EXPECT_LT(resident_bytes() - before, 1 << 26);
 }
 
 TEST(ParameterList, InitializersGiveTheirDistributions) {

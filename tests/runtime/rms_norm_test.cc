@@ -17,6 +17,21 @@ std::vector<Variable> normed(Context& ctx, const std::vector<Variable>& inputs) 
   return {rms_norm(ctx, inputs[0], inputs[1], kEps)};
 }
 
+std::vector<Variable> zero_centered(Context& ctx, const std::vector<Variable>& inputs) {
+  return {rms_norm(ctx, inputs[0], inputs[1], kEps, /*zero_centered=*/true)};
+}
+
+TEST(RmsNorm, ZeroCenteredMultipliesByOnePlusTheWeight) {
+  Context ctx;
+  const Tensor x = random_tensor(ctx, {5, 7}, 21), weight = random_tensor(ctx, {7}, 22);
+  const Tensor shifted = weight.clone();
+  for (int64_t d = 0; d < 7; ++d) shifted.data<double>()[d] += 1;
+  EXPECT_TRUE(testing::bitwise_equal(zero_centered(ctx, {x, weight})[0].value(),
+                                     normed(ctx, {x, shifted})[0].value()));
+  testing::check_gradients(zero_centered, {x, weight});
+  testing::check_precision(zero_centered, {x, weight});
+}
+
 TEST(RmsNorm, GradientsEqualCentralDifferences) {
   Context ctx;
   testing::check_gradients(normed, {random_tensor(ctx, {4, 9}, 1), random_tensor(ctx, {9}, 2)});

@@ -214,6 +214,34 @@ TEST(Transformer, GradientsEqualCentralDifferences) {
       SCOPED_TRACE(fmt::format("tied {} recompute {}", tied, recompute));
       expect_central_differences(model);
     }
+  TransformerShape shape = tiny_shape();
+  shape.zero_centered_norms = true;
+  shape.norm_after = {false, true};
+  Model model(shape, DType::kF64, 9);
+  expect_central_differences(model);
+}
+
+TEST(Transformer, ZeroCenteredNormsStartAndCountFromOne) {
+  TransformerShape shape = tiny_shape();
+  Model usual(shape, DType::kF64, 9);
+  shape.zero_centered_norms = true;
+  Model centered(shape, DType::kF64, 9);
+  EXPECT_EQ(centered.loss(), usual.loss());
+  for (size_t i = 0; i < usual.parameters.all().size(); ++i) {
+    const Parameter &from_one = usual.parameters.all()[i],
+                    &from_zero = centered.parameters.all()[i];
+    if (!from_one.name.ends_with("norm.weight")) continue;
+    EXPECT_FALSE(from_one.decay);
+    EXPECT_TRUE(from_zero.decay) << from_zero.name;
+    for (int64_t d = 0; d < shape.hidden_size; ++d) {
+      const double weight = 0.1 * static_cast<double>(d) - 0.2;
+      from_one.master.data<double>()[d] = 1 + weight;
+      from_zero.master.data<double>()[d] = weight;
+    }
+  }
+  const double loss = usual.loss();
+  EXPECT_EQ(centered.loss(), loss);
+  EXPECT_NE(loss, Model(tiny_shape(), DType::kF64, 9).loss());
 }
 
 void expect_same_bits(Model& a, Model& b) {

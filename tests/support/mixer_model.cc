@@ -26,7 +26,7 @@ MixerModel::MixerModel(const Make& make, int64_t hidden_size, DType dtype, Seque
       plan(std::move(of_batch)),
       mixer(make(parameters)) {
   for (Parameter& parameter : parameters.all())
-    if (!parameter.decay)
+    if (!parameter.decay || parameter.name.ends_with("norm.weight"))
       parameter.master.copy_from(
           random_tensor(ctx, parameter.master.shape(), parameter.name.size()));
   parameters.refresh_compute_copies();
