@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <vector>
 
 #include "attention/linear/decay_kernel.h"
@@ -12,8 +11,8 @@
 #include "runtime/random.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
+#include "tests/support/linear_problem.h"
 #include "tests/support/mpi_main.h"
-#include "tests/support/naive_linear.h"
 #include "tests/support/op_check.h"
 
 namespace longship {
@@ -21,93 +20,19 @@ namespace {
 
 using testing::bitwise_equal;
 using testing::expect_error;
-using testing::naive_linear;
-using testing::NaiveLinear;
+using testing::expect_near;
+using testing::Gate;
 using testing::random_tensor;
 using testing::relative_rms;
 using testing::TapeContext;
 using testing::world;
 
-enum class Gate { kNone, kConstant, kScalar, kVector };
+using Problem = testing::LinearProblem;
 
-struct Problem {
-  std::vector<int64_t> cu_seqlens;
-  Layout layout;
-  Gate gate;
-  bool has_delta_rule;
-  int64_t num_key_heads = 2, num_heads = 4;
-};
-
-constexpr int64_t kKeys = 6, kValues = 9;
-
-// The whole batch in fp64: unit keys, beta in (0, 2), gates from almost nothing to -5.
-LinearInput whole_input(Context& ctx, const Problem& problem) {
-  const int64_t tokens = problem.cu_seqlens.back();
-  LinearInput input{.q_TGK = random_tensor(ctx, {tokens, problem.num_key_heads, kKeys}, 1),
-                    .k_TGK = random_tensor(ctx, {tokens, problem.num_key_heads, kKeys}, 2),
-                    .v_THV = random_tensor(ctx, {tokens, problem.num_heads, kValues}, 3),
-                    .gate = {},
-                    .beta_TH = {},
-                    .scale = 1 / std::sqrt(static_cast<double>(kKeys))};
-  for (int64_t row = 0; row < tokens * problem.num_key_heads; ++row) {
-    double* key = input.k_TGK.data<double>() + row * kKeys;
-    double square = 0;
-    for (int64_t i = 0; i < kKeys; ++i) square += key[i] * key[i];
-    for (int64_t i = 0; i < kKeys; ++i) key[i] /= std::sqrt(square);
-  }
-  if (problem.has_delta_rule) {
-    input.beta_TH = random_tensor(ctx, {tokens, problem.num_heads}, 4);
-    double* beta = input.beta_TH.data<double>();
-    for (int64_t i = 0; i < input.beta_TH.numel(); ++i) beta[i] = 2 / (1 + std::exp(-beta[i]));
-  }
-  if (problem.gate != Gate::kNone) {
-    Shape shape = {tokens, problem.num_heads};
-    if (problem.gate == Gate::kVector) shape.push_back(kKeys);
-    if (problem.gate == Gate::kConstant) shape = {problem.num_heads};
-    input.gate = random_tensor(ctx, shape, 5);
-    double* gate = input.gate.data<double>();
-    for (int64_t i = 0; i < input.gate.numel(); ++i)
-      gate[i] = i % 17 == 0 ? -5 : -0.3 * gate[i] * gate[i] - 1e-4;
-  }
-  return input;
-}
+constexpr int64_t kKeys = Problem::kKeySize, kValues = Problem::kValueSize;
 
 SequencePlan plan_of(const Problem& problem) {
   return SequencePlan::make(problem.cu_seqlens, problem.layout, world().size(), world().rank());
-}
-
-// Output and gradients of this rank's tokens, in the order of LinearGradients.
-std::vector<Tensor> run(const Problem& problem, const LinearSchedule& schedule, DType dtype,
-                        const LinearInput& whole, const Tensor& whole_do_THV,
-                        const SequencePlan& plan) {
-  TapeContext recorded;
-  Context& ctx = recorded.ctx;
-  auto leaf = [&](const Tensor& tensor) {
-    return tensor.defined() ? Variable::leaf(plan.shard(ctx, tensor).to(dtype)) : Variable();
-  };
-  auto gate_leaf = [&](const Tensor& gate) {
-    const DType sums = accumulator_dtype(dtype);
-    if (!gate.defined()) return Variable();
-    return gate.rank() == 1 ? Variable(gate.to(sums))
-                            : Variable::leaf(plan.shard(ctx, gate).to(sums));
-  };
-  const LinearAttentionInput input{.q_TGK = leaf(whole.q_TGK),
-                                   .k_TGK = leaf(whole.k_TGK),
-                                   .v_THV = leaf(whole.v_THV),
-                                   .gate = gate_leaf(whole.gate),
-                                   .beta_TH = gate_leaf(whole.beta_TH),
-                                   .scale = whole.scale};
-  const DeltaKernel delta;
-  const DecayKernel decay;
-  const LinearKernel& kernel =
-      problem.has_delta_rule ? static_cast<const LinearKernel&>(delta) : decay;
-  const Variable o_THV = schedule.attend(ctx, kernel, input, plan);
-  std::vector<Tensor> results = {o_THV.value()};
-  recorded.tape.backward(ctx, o_THV, plan.shard(ctx, whole_do_THV).to(dtype));
-  for (const Variable* variable :
-       {&input.q_TGK, &input.k_TGK, &input.v_THV, &input.gate, &input.beta_TH})
-    results.push_back(variable->requires_grad() ? variable->gradient()->sum() : Tensor());
-  return results;
 }
 
 std::vector<Tensor> run(const Problem& problem, const LinearSchedule& schedule, DType dtype,
@@ -150,38 +75,20 @@ std::vector<Problem> problems() {
 }
 
 TEST(LinearSchedule, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
-  const char* const names[] = {"o", "dq", "dk", "dv", "dgate", "dbeta"};
   for (const Problem& problem : problems()) {
     Context ctx;
     const LinearInput whole = whole_input(ctx, problem);
     const Tensor do_THV =
         random_tensor(ctx, {problem.cu_seqlens.back(), problem.num_heads, kValues}, 8);
-    const SequencePlan one = SequencePlan::local(problem.cu_seqlens);
-    const NaiveLinear naive =
-        naive_linear(ctx, whole, one.local_segments(),
-                     {.states_NHKV = {}, .do_THV = do_THV, .dstates_NHKV = {}});
-    const Tensor expected[] = {naive.o_THV,
-                               naive.gradients.dq_TGK,
-                               naive.gradients.dk_TGK,
-                               naive.gradients.dv_THV,
-                               naive.gradients.dgate,
-                               naive.gradients.dbeta_TH};
     const SequencePlan plan = plan_of(problem);
-    for (const Strategy& strategy : strategies()) {
+    const std::vector<Tensor> expected = expected_results(ctx, problem, whole, do_THV, plan);
+    for (const Strategy& strategy : strategies())
       for (DType dtype : {DType::kF64, DType::kF32}) {
-        const std::vector<Tensor> found = run(problem, *strategy.schedule, dtype, whole, do_THV);
-        for (size_t i = 0; i < found.size(); ++i) {
-          ASSERT_EQ(found[i].defined(), expected[i].defined()) << names[i];
-          if (!found[i].defined()) continue;
-          const double error = relative_rms(found[i], plan.shard(ctx, expected[i]));
-          EXPECT_LE(error, dtype == DType::kF64 ? 1e-11 : 1e-5)
-              << strategy.name << " " << layout_name(problem.layout)
-              << (problem.has_delta_rule ? " delta rule" : " decay") << " gate "
-              << static_cast<int>(problem.gate) << " " << dtype_name(dtype) << " " << names[i]
-              << " of " << problem.cu_seqlens.size() - 1 << " documents";
-        }
+        SCOPED_TRACE(
+            fmt::format("{} of {}, {}", strategy.name, problem.label(), dtype_name(dtype)));
+        expect_near(run(problem, *strategy.schedule, dtype, whole, do_THV), expected,
+                    dtype == DType::kF64 ? 1e-11 : 1e-5);
       }
-    }
   }
 }
 

@@ -6,23 +6,13 @@
 #include <cstdlib>
 #include <map>
 
-#include "runtime/random.h"
+#include "tests/support/dice.h"
 #include "tests/support/expect_error.h"
 
 namespace longship {
 namespace {
 
-// Random numbers in order of use.
-class Dice {
- public:
-  explicit Dice(uint64_t seed) : seed_(seed) {}
-  int64_t below(int64_t bound) {
-    return static_cast<int64_t>(uniform_index(seed_, 5, count_++, static_cast<uint64_t>(bound)));
-  }
-
- private:
-  uint64_t seed_, count_ = 0;
-};
+using testing::Dice;
 
 // Random documents cut into random runs; some runs are left out, the others get rows in random
 // order with gaps between them.
