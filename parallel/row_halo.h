@@ -1,5 +1,5 @@
-// RowHalo: the rows next to a rank's segments that other ranks hold: the last few tokens before a
-// segment in its document, or the first few behind it.
+// RowHalo: the last few tokens before each segment of a rank in its document, or the first few
+// behind it, which other ranks hold, or other segments of this one.
 #pragma once
 
 #include <string_view>

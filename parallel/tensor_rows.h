@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "parallel/group.h"
-#include "parallel/visible_rows.h"
+#include "parallel/row_range.h"
 #include "runtime/context.h"
 
 namespace longship {

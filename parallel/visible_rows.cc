@@ -11,25 +11,6 @@ RowRange between_rows(int64_t begin, int64_t end) {
 
 }  // namespace
 
-RowRange cover(RowRange a, RowRange b) {
-  if (a.count == 0) return b;
-  if (b.count == 0) return a;
-  return between_rows(std::min(a.begin, b.begin), std::max(a.end(), b.end()));
-}
-
-std::vector<RowRange> joined(std::vector<RowRange> ranges) {
-  std::ranges::sort(ranges, {}, &RowRange::begin);
-  std::vector<RowRange> apart;
-  for (RowRange next : ranges) {
-    if (next.count == 0) continue;
-    if (!apart.empty() && next.begin <= apart.back().end())
-      apart.back() = cover(apart.back(), next);
-    else
-      apart.push_back(next);
-  }
-  return apart;
-}
-
 VisibleRows visible_rows(const MaskPiece& piece) {
   const int64_t ahead = piece.q_position - piece.k_position;  // of the first key
   const int64_t lowest = piece.lowest(), highest = piece.highest();

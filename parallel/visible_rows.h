@@ -7,20 +7,9 @@
 #include <vector>
 
 #include "parallel/document_mask.h"
+#include "parallel/row_range.h"
 
 namespace longship {
-
-struct RowRange {
-  int64_t begin = 0, count = 0;
-  int64_t end() const { return begin + count; }
-  bool operator==(const RowRange&) const = default;
-};
-
-// The smallest range that covers both; a range of no rows adds nothing.
-RowRange cover(RowRange a, RowRange b);
-
-// The same rows as ranges that ascend and do not touch; ranges of no rows are left out.
-std::vector<RowRange> joined(std::vector<RowRange> ranges);
 
 // Local rows (slots) of a rank whose queries and of a rank whose keys meet. Each is the smallest
 // range that covers them; both count 0 when the mask hides all keys.

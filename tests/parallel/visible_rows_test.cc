@@ -77,12 +77,6 @@ TEST(VisibleRows, CoverWhatTheMaskShowsOfEveryPairOfRanks) {
   }
 }
 
-TEST(VisibleRows, JoinedRangesAscendAndDoNotTouch) {
-  const std::vector<RowRange> ranges = {{7, 2}, {3, 1}, {20, 0}, {4, 2}, {8, 3}, {8, 1}, {12, 1}};
-  EXPECT_EQ(joined(ranges), (std::vector<RowRange>{{3, 3}, {7, 4}, {12, 1}}));
-  EXPECT_TRUE(joined(std::vector<RowRange>{}).empty());
-}
-
 TEST(VisibleRows, SegmentsInARangeKeepTheirPlaceInTheBatch) {
   const std::vector<Segment> segments = {
       {.document = 0, .position = 7, .global_begin = 7, .length = 4, .slot = 0},

@@ -1,0 +1,21 @@
+// Runs of neighbouring rows of a tensor.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace longship {
+
+struct RowRange {
+  int64_t begin = 0, count = 0;
+  int64_t end() const { return begin + count; }
+  bool operator==(const RowRange&) const = default;
+};
+
+// The smallest range that covers both; a range of no rows adds nothing.
+RowRange cover(RowRange a, RowRange b);
+
+// The same rows as ranges that ascend and do not touch; ranges of no rows are left out.
+std::vector<RowRange> joined(std::vector<RowRange> ranges);
+
+}  // namespace longship
