@@ -1,11 +1,10 @@
 // Sliding windows by halo exchange against the definition of attention on the whole batch.
 // ranks: 1 2 3 4 8
-#include "parallel/halo.h"
-
 #include <gtest/gtest.h>
 
 #include <set>
 
+#include "parallel/softmax_schedule.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
