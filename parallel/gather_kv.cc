@@ -37,50 +37,25 @@ Tensor heads(const Tensor& x_THX, HeadRange span) {
   return x_THX.slice(1, span.begin, span.count);
 }
 
-// The traffic of any group of heads, and what its queries see of the gathered keys.
-class KeyValueTraffic {
- public:
-  KeyValueTraffic(const Group& sp, const ResidentAttention& call)
-      : shape_(call.shape),
-        traffic_(sp, call.plan, Visibility(call.plan, call.rule)),
-        mask_(document_mask(call.plan.local_segments(), traffic_.keys().segments, call.rule)) {}
+// The rows that travel for any group of heads, and what the local queries see of them.
+struct Gathered {
+  KeyTraffic traffic;
+  BlockMask mask;
 
-  const BlockMask& mask() const { return mask_; }
-
-  // Room for the rows gathered of `num_heads` KV heads.
-  KeyValue gathered(const Context& ctx, int64_t num_heads, DType dtype) const {
-    return KeyValue::empty(ctx, shape_, traffic_.keys().num_rows, num_heads, dtype);
-  }
-
-  Work gather(std::string_view label, const KeyValue& local, const KeyValue& into) const {
-    return traffic_.gather(label, local, into);
-  }
-
-  KeyTraffic::Return start_return(const Context& ctx, std::string_view label,
-                                  const KeyValue& gradients) const {
-    return traffic_.start_return(ctx, label, gradients);
-  }
-
-  // Adds to `sums`, all local rows of the same heads.
-  void finish_return(const Context& ctx, KeyTraffic::Return back, const KeyValue& sums) const {
-    traffic_.finish_return(ctx, std::move(back), sums);
-  }
-
- private:
-  const AttentionShape& shape_;
-  KeyTraffic traffic_;
-  BlockMask mask_;
+  Gathered(const Group& sp, const ResidentAttention& call)
+      : traffic(sp, call.plan, Visibility(call.plan, call.rule)),
+        mask(document_mask(call.plan.local_segments(), traffic.keys().segments, call.rule)) {}
 };
 
 // Walks over the groups of KV heads, always one gather ahead.
 class GroupWalk {
  public:
-  // The local tensors of `input` must outlive the walk.
-  GroupWalk(Context& ctx, const KeyValueTraffic& traffic, const SoftmaxBlockInput& input,
+  // `traffic` and `call` must outlive the walk.
+  GroupWalk(Context& ctx, const KeyTraffic& traffic, const ResidentAttention& call,
             std::string_view label, int64_t heads_per_group)
       : ctx_(ctx),
         traffic_(traffic),
-        input_(input),
+        call_(call),
         label_(label),
         heads_per_group_(heads_per_group) {
     start();
@@ -89,9 +64,12 @@ class GroupWalk {
   bool done() const { return begin_ == num_kv_heads(); }
   HeadRange kv_heads() const { return group_at(begin_); }
   HeadRange query_heads() const {
-    const int64_t each = input_.q_THD.dim(1) / num_kv_heads();
+    const int64_t each = call_.shape.num_heads / num_kv_heads();
     return {kv_heads().begin * each, kv_heads().count * each};
   }
+
+  // Room for the rows gathered of this group.
+  KeyValue room(DType dtype) const { return room_of(kv_heads(), dtype); }
 
   // The queries of this group over the gathered keys, once they are there and the next group has
   // started on its way.
@@ -101,19 +79,23 @@ class GroupWalk {
     const HeadRange kv = kv_heads(), query = query_heads();
     begin_next_ = begin_ + kv.count;
     start();
-    return {.q_THD = heads(input_.q_THD, query).contiguous(),
+    return {.q_THD = heads(call_.input.q_THD, query).contiguous(),
             .k_SKD = present.k_SKD,
             .v_SKV = present.v_SKV,
             .kv_head = grouped_kv_heads(query.count, kv.count),
-            .scale = input_.scale};
+            .scale = call_.input.scale};
   }
 
   void advance() { begin_ = begin_next_; }
 
  private:
-  int64_t num_kv_heads() const { return input_.k_SKD.dim(1); }
+  int64_t num_kv_heads() const { return call_.shape.num_kv_heads; }
   HeadRange group_at(int64_t begin) const {
     return {begin, std::min(heads_per_group_, num_kv_heads() - begin)};
+  }
+
+  KeyValue room_of(HeadRange kv, DType dtype) const {
+    return KeyValue::empty(ctx_, call_.shape, traffic_.keys().num_rows, kv.count, dtype);
   }
 
   // Starts the gather of the group that begins at begin_next_, if there is one.
@@ -121,15 +103,16 @@ class GroupWalk {
     work_ = {};
     if (begin_next_ == num_kv_heads()) return;
     const HeadRange span = group_at(begin_next_);
-    arriving_ = traffic_.gathered(ctx_, span.count, input_.k_SKD.dtype());
+    const SoftmaxBlockInput& local = call_.input;
+    arriving_ = room_of(span, call_.shape.dtype);
     work_ = traffic_.gather(
-        label_, {heads(input_.k_SKD, span).contiguous(), heads(input_.v_SKV, span).contiguous()},
+        label_, {heads(local.k_SKD, span).contiguous(), heads(local.v_SKV, span).contiguous()},
         arriving_);
   }
 
   Context& ctx_;
-  const KeyValueTraffic& traffic_;
-  const SoftmaxBlockInput& input_;
+  const KeyTraffic& traffic_;
+  const ResidentAttention& call_;
   std::string_view label_;
   int64_t heads_per_group_;
   int64_t begin_ = 0, begin_next_ = 0;
@@ -154,14 +137,14 @@ class GatherKvPasses final : public ResidentPasses {
 
 SoftmaxBlockOutput GatherKvPasses::forward(Context& ctx, const ResidentAttention& call) const {
   const AttentionShape& shape = call.shape;
-  const KeyValueTraffic traffic(sp(), call);
+  const Gathered gathered(sp(), call);
   const DType output = call.sink_logit_H.defined() ? shape.accumulator : shape.dtype;
   const SoftmaxBlockOutput all = {
       ctx.empty({shape.num_tokens, shape.num_heads, shape.value_size}, output),
       ctx.empty({shape.num_tokens, shape.num_heads}, shape.accumulator)};
-  for (GroupWalk walk(ctx, traffic, call.input, forward_label(), heads_per_group_); !walk.done();
+  for (GroupWalk walk(ctx, gathered.traffic, call, forward_label(), heads_per_group_); !walk.done();
        walk.advance()) {
-    const SoftmaxBlockOutput part = kernel().forward(ctx, walk.arrive(), traffic.mask());
+    const SoftmaxBlockOutput part = kernel().forward(ctx, walk.arrive(), gathered.mask);
     heads(all.o_THV, walk.query_heads()).copy_from(part.o_THV);
     heads(all.lse_TH, walk.query_heads()).copy_from(part.lse_TH);
   }
@@ -173,7 +156,7 @@ ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention
                                            const Tensor& do_THV) const {
   const DType sums = call.shape.accumulator;
   const SoftmaxBlockInput& local = call.input;
-  const KeyValueTraffic traffic(sp(), call);
+  const Gathered gathered(sp(), call);
   const Tensor delta_TH = softmax_delta(ctx, output.o_THV, do_THV);
   Tensor dq_THD = ctx.empty(local.q_THD.shape(), sums);
   KeyValue home = {ctx.zeros(local.k_SKD.shape(), sums), ctx.zeros(local.v_SKV.shape(), sums)};
@@ -182,14 +165,14 @@ ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention
   HeadRange returning;  // of `back`
   auto finish_return = [&] {
     if (returning.count == 0) return;
-    traffic.finish_return(ctx, std::move(back),
-                          {heads(home.k_SKD, returning), heads(home.v_SKV, returning)});
+    gathered.traffic.finish_return(ctx, std::move(back),
+                                   {heads(home.k_SKD, returning), heads(home.v_SKV, returning)});
   };
-  for (GroupWalk walk(ctx, traffic, local, backward_label(), heads_per_group_); !walk.done();
-       walk.advance()) {
+  for (GroupWalk walk(ctx, gathered.traffic, call, backward_label(), heads_per_group_);
+       !walk.done(); walk.advance()) {
     const SoftmaxBlockInput block = walk.arrive();
     const HeadRange query = walk.query_heads();
-    KeyValue part = traffic.gathered(ctx, walk.kv_heads().count, sums);
+    const KeyValue part = walk.room(sums);
     part.fill_zero();
     const SoftmaxBlockBackward gradients{.do_THV = heads(do_THV, query).contiguous(),
                                          .lse_TH = heads(output.lse_TH, query).contiguous(),
@@ -197,11 +180,11 @@ ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention
                                          .dq_THD = ctx.zeros(block.q_THD.shape(), sums),
                                          .dk_SKD = part.k_SKD,
                                          .dv_SKV = part.v_SKV};
-    kernel().backward(ctx, block, traffic.mask(), gradients);
+    kernel().backward(ctx, block, gathered.mask, gradients);
     heads(dq_THD, query).copy_from(gradients.dq_THD);
     finish_return();
     returning = walk.kv_heads();
-    back = traffic.start_return(ctx, backward_label(), part);
+    back = gathered.traffic.start_return(ctx, backward_label(), part);
   }
   finish_return();
   return {dq_THD, home.k_SKD, home.v_SKV};
