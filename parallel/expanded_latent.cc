@@ -14,8 +14,7 @@ struct ExpandLatentNode final : Node {
   const char* name() const override { return "expand_latent"; }
 
   void backward(Context& ctx) override {
-    const LatentExpansion::KeyValue gradients{grad_output(ctx, 0).contiguous(),
-                                              grad_output(ctx, 1).contiguous()};
+    const KeyValue gradients{grad_output(ctx, 0).contiguous(), grad_output(ctx, 1).contiguous()};
     Tensor dlatent_TL, dexpand_OC;
     if (input(0)) dlatent_TL = ctx.zeros(saved.latent_TL.shape(), shape.accumulator);
     if (input(1)) dexpand_OC = input(1)->accumulate_into(ctx);
@@ -41,8 +40,7 @@ class ExpandedLatent final : public LatentSchedule {
     const LatentShape shape = LatentShape::of(input, plan);
     const Tensor latent_TL = input.latent_TL.value().contiguous();
     const Tensor& expand_OC = input.expand_OC.value();
-    LatentExpansion::KeyValue kv =
-        LatentExpansion(shape, expand_OC).expand(ctx, latent_TL, {0, shape.num_heads});
+    KeyValue kv = LatentExpansion(shape, expand_OC).expand(ctx, latent_TL, {0, shape.num_heads});
     std::unique_ptr<ExpandLatentNode> node;
     if (is_recording(ctx, {&input.latent_TL, &input.expand_OC})) {
       node = std::make_unique<ExpandLatentNode>();
@@ -50,7 +48,7 @@ class ExpandedLatent final : public LatentSchedule {
       node->shape = shape;
     }
     const std::vector<Variable> expanded =
-        record(ctx, "expand_latent", {std::move(kv.k_ShD), std::move(kv.v_ShV)}, std::move(node),
+        record(ctx, "expand_latent", {std::move(kv.k_SKD), std::move(kv.v_SKV)}, std::move(node),
                {&input.latent_TL, &input.expand_OC});
     return schedule_->attend(ctx, input.q_THD, expanded[0], expanded[1], plan,
                              {.scale = input.scale});

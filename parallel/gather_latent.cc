@@ -97,10 +97,10 @@ void GatherLatentPasses::for_each_group(Context& ctx, const LatentCall& call,
   const int64_t H = call.shape.num_heads;
   for (HeadRange heads; heads.begin < H; heads.begin += heads.count) {
     heads.count = std::min(heads_per_group_, H - heads.begin);
-    LatentExpansion::KeyValue kv = expansion.expand(ctx, latent_SL, heads);
+    KeyValue kv = expansion.expand(ctx, latent_SL, heads);
     f(heads, SoftmaxBlockInput{.q_THD = heads_of(call.q_THD, heads).contiguous(),
-                               .k_SKD = std::move(kv.k_ShD),
-                               .v_SKV = std::move(kv.v_ShV),
+                               .k_SKD = std::move(kv.k_SKD),
+                               .v_SKV = std::move(kv.v_SKV),
                                .kv_head = grouped_kv_heads(heads.count, heads.count),
                                .scale = call.scale});
   }

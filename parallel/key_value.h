@@ -1,4 +1,4 @@
-// Keys and values of some tokens and KV heads, or their gradients, on their way between ranks.
+// Keys and values of some tokens and KV heads, or their gradients, which go everywhere together.
 #pragma once
 
 #include <cstdint>

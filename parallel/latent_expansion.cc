@@ -41,8 +41,7 @@ Tensor LatentExpansion::value_rows(const Tensor& matrix_OC, int64_t head) const 
                          shape_.value_size);
 }
 
-LatentExpansion::KeyValue LatentExpansion::expand(Context& ctx, const Tensor& latent_SL,
-                                                  HeadRange heads) const {
+KeyValue LatentExpansion::expand(Context& ctx, const Tensor& latent_SL, HeadRange heads) const {
   const int64_t S = latent_SL.dim(0), N = shape_.nope_size, D = shape_.head_size();
   const int64_t V = shape_.value_size;
   const Tensor latent_SC = latent_SL.slice(1, 0, shape_.latent_size);
@@ -65,8 +64,8 @@ void LatentExpansion::add_gradients(Context& ctx, const Tensor& latent_SL, HeadR
   const int64_t S = latent_SL.dim(0), N = shape_.nope_size, D = shape_.head_size();
   const int64_t C = shape_.latent_size, R = shape_.shared_size, V = shape_.value_size;
   const Tensor latent_SC = latent_SL.slice(1, 0, C);
-  const Tensor dk_SO = gradients.k_ShD.reshape({S, heads.count * D});
-  const Tensor dv_SO = gradients.v_ShV.reshape({S, heads.count * V});
+  const Tensor dk_SO = gradients.k_SKD.reshape({S, heads.count * D});
+  const Tensor dv_SO = gradients.v_SKV.reshape({S, heads.count * V});
   // Operands of products are rounded to the dtype of the latents, as those of every linear map.
   auto add_product = [&](const Tensor& d_SX, const Tensor& weight_XC, const Tensor& dweight_XC) {
     if (dlatent_SL.defined()) matmul(ctx, d_SX, weight_XC, dlatent_SL.slice(1, 0, C), true);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "parallel/head_exchange.h"
+#include "parallel/key_value.h"
 #include "parallel/latent_schedule.h"
 
 namespace longship {
@@ -31,11 +32,6 @@ class LatentExpansion {
  public:
   LatentExpansion(const LatentShape& shape, const Tensor& expand_OC)
       : shape_(shape), expand_OC_(expand_OC) {}
-
-  // Of h = heads.count heads.
-  struct KeyValue {
-    Tensor k_ShD, v_ShV;
-  };
 
   // From latent_SL, contiguous.
   KeyValue expand(Context& ctx, const Tensor& latent_SL, HeadRange heads) const;
