@@ -3,6 +3,7 @@
 #include <algorithm>
 
 namespace longship {
+
 KeyTraffic::KeyTraffic(const Group& sp, const SequencePlan& plan, const Visibility& visibility,
                        OwnKeys own)
     : sp_(sp) {

@@ -30,8 +30,9 @@
 namespace longship {
 
 // Hops that keys make: the largest t for which some rank r sees a key of rank r - t. Less than
-// P - 1 only when documents or window are short, no token is seen from afar and the layout is
-// contiguous.
+// P - 1 where documents or the window are short and no token is seen from afar; but on the zigzag
+// layout the second slot of rank r follows one of rank r + 1, which is P - 1 hops away, so that a
+// document that goes on into a second slot takes them all.
 int ring_steps(const SequencePlan& plan, const MaskRule& rule = {});
 
 // The passes alone, for plans over the ranks of `ring` and for any heads that these ranks share,

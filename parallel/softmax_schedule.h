@@ -41,7 +41,7 @@ class SoftmaxSchedule {
 // been made for this rank of `sp`. Labels in Group statistics are the strategy's name and ".fwd" or
 // ".bwd", such as "ring.fwd".
 //
-// All of them keep q's dtype on the wire (but for sums, see their headers), add in fp32 (fp64), and
+// All of them keep q's dtype on the wire (but for sums, see their files), add in fp32 (fp64), and
 // round o to q's dtype once.
 std::unique_ptr<SoftmaxSchedule> make_ulysses(Group sp, const SoftmaxBlock& kernel);
 std::unique_ptr<SoftmaxSchedule> make_ring(Group sp, const SoftmaxBlock& kernel);
