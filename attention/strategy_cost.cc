@@ -289,8 +289,11 @@ std::vector<CostedStrategy> rank_strategies(const MixerDescriptor& mixer, const 
   std::vector<CostedStrategy> ranking;
   for (const Strategy* strategy : strategies_for(strategy_use(mixer, job.num_ranks, job.layout)))
     ranking.push_back({strategy, estimate_cost(*strategy, mixer, job, rates)});
-  std::stable_sort(ranking.begin(), ranking.end(), [](const auto& a, const auto& b) {
-    return a.cost.seconds() < b.cost.seconds();
+  // Of equals, one that is made for few ranks: `local` for one.
+  auto limited = [](const CostedStrategy& costed) { return costed.strategy->max_ranks > 0; };
+  std::stable_sort(ranking.begin(), ranking.end(), [&](const auto& a, const auto& b) {
+    return a.cost.seconds() != b.cost.seconds() ? a.cost.seconds() < b.cost.seconds()
+                                                : limited(a) && !limited(b);
   });
   return ranking;
 }

@@ -78,6 +78,11 @@ TEST(StrategyCost, OneRankSendsNothingAnywhere) {
     }
 }
 
+TEST(StrategyCost, OneRankIsLocal) {
+  EXPECT_EQ(best(softmax(8, 2), job(1, 4096)), "local");
+  EXPECT_EQ(best(linear("kda", 4), job(1, 4096)), "local");
+}
+
 TEST(StrategyCost, FewKvHeadsOverManyRanksAreNotForUlysses) {
   // 16 query and 2 KV heads over 8 ranks: every KV head goes to four of them.
   const auto shape = job(8, 1 << 18);
