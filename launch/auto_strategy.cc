@@ -14,13 +14,6 @@
 namespace longship {
 namespace {
 
-ConfiguredLayers layers_of(const config::Run& run) {
-  std::vector<std::string> problems;
-  ConfiguredLayers layers = read_layers(run, problems);
-  LONGSHIP_CHECK(problems.empty(), "an unchecked configuration: {}", fmt::join(problems, "; "));
-  return layers;
-}
-
 // What the run in output_dir was resolved to, if there is one.
 std::optional<config::Run> earlier_run(const Group& world, const config::Run& run) {
   std::string bytes;
@@ -82,7 +75,7 @@ void set_strategy(config::Run& run, const std::string& mixer_name, const std::st
 }  // namespace
 
 bool has_auto_strategy(const config::Run& run) {
-  const ConfiguredLayers layers = layers_of(run);
+  const ConfiguredLayers layers = good_layers(run);
   return std::any_of(layers.mixers.begin(), layers.mixers.end(), [](const ConfiguredMixer& mixer) {
     return mixer.descriptor.strategy == kAutoStrategy;
   });
@@ -97,7 +90,7 @@ std::vector<std::string> choose_strategies(Context& ctx, const Mesh& mesh, confi
                      .num_tokens = run.train().micro_batch() * run.train().context(),
                      .element_bytes = run.train().precision() == config::Train::BF16 ? 2 : 4};
   std::optional<MachineRates> rates;
-  for (const ConfiguredMixer& mixer : layers_of(run).mixers) {
+  for (const ConfiguredMixer& mixer : good_layers(run).mixers) {
     if (mixer.descriptor.strategy != kAutoStrategy) continue;
     std::string chosen = kept_strategy(run, earlier, mixer), reason;
     if (!chosen.empty()) {
