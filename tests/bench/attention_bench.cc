@@ -1,7 +1,7 @@
 // Every attention backend of this machine in one table: time per token forward and backward, its
 // share of the larger of two floors (arithmetic at the FMA peak, memory at copy speed), the plain
 // recurrence's time over the forward's, and for the linear family how even the time per token is
-// from the shortest to the longest sequence. fp32, one document, one rank.
+// from the shortest to the longest document. fp32, one rank.
 //
 //   attention_bench [--quick] [--threads N] [--heads N] [--only NAME] [--json FILE]
 #include <fmt/format.h>
@@ -114,12 +114,13 @@ void run_softmax(Context& ctx, const Options& options, Table& table, const char*
   for (int64_t T : lengths(options)) {
     if (T > longest) continue;
     const LinearCase like(ctx, {.name = name, .gate = GateKind::kNone}, T, H);
+    const std::vector<Segment> documents = like.documents(T);
     const SoftmaxBlockInput input{.q_THD = like.input.q_TGK,
                                   .k_SKD = like.input.k_TGK,
                                   .v_SKV = like.input.v_THV,
                                   .kv_head = grouped_kv_heads(H, H),
                                   .scale = like.input.scale};
-    const BlockMask mask = document_mask(like.segments, like.segments, {.window = window});
+    const BlockMask mask = document_mask(documents, documents, {.window = window});
     const SoftmaxBlockOutput output = kernel.forward(ctx, input, mask);
     const SoftmaxBlockBackward gradients{.do_THV = like.do_THV,
                                          .lse_TH = output.lse_TH,
@@ -156,31 +157,32 @@ void run_softmax(Context& ctx, const Options& options, Table& table, const char*
   }
 }
 
+// Every length is measured on the same tokens, as many as the longest has: one document of 65536
+// tokens or 64 of 1024. So all lengths stream from the same memory.
 void run_linear(Context& ctx, const Options& options, Table& table, const LinearBackend& backend) {
-  const double budget_s = options.quick ? 0.2 : 1.0;
   // The recurrence takes as long for every token, on one thread.
   const LinearCase few(ctx, backend, 256, options.num_heads);
   const double recurrence_us =
       1e6 / 256 * shortest_run_s(1, 0.05, [&] { plain_recurrence(ctx, few.input); });
-  std::vector<double> forward_us, backward_us;
-  for (int64_t T : lengths(options)) {
-    const LinearCase c(ctx, backend, T, options.num_heads);
-    const double per_token = 1e6 / static_cast<double>(T);
-    auto add = [&](const char* pass, const WorkAmount& work, double us, double reference_us) {
-      table.add(
-          {backend.name, pass, T, options.num_heads, backend.K, backend.V, us, work, reference_us});
-      return us;
-    };
-    forward_us.push_back(
-        add("forward", c.forward_work(),
-            per_token * shortest_run_s(ctx.num_threads, budget_s, [&] { c.run_forward(ctx); }),
-            recurrence_us));
-    backward_us.push_back(add(
-        "backward", c.backward_work(),
-        per_token * shortest_run_s(ctx.num_threads, budget_s, [&] { c.run_backward(ctx); }), 0));
-  }
-  table.add_evenness(backend.name, "forward", forward_us);
-  table.add_evenness(backend.name, "backward", backward_us);
+  const std::vector<int64_t> document_lengths = lengths(options);
+  const int64_t T = document_lengths.back();
+  const LinearCase c(ctx, backend, T, options.num_heads);
+  auto measure = [&](const char* pass, const WorkAmount& work, double reference_us, auto&& run) {
+    std::vector<std::function<void()>> runs;
+    for (int64_t length : document_lengths)
+      runs.push_back([&run, segments = c.documents(length)] { run(segments); });
+    std::vector<double> us = shortest_of_rounds_s(ctx.num_threads, options.quick ? 2 : 3, runs);
+    for (size_t i = 0; i < us.size(); ++i) {
+      us[i] *= 1e6 / static_cast<double>(T);
+      table.add({backend.name, pass, document_lengths[i], options.num_heads, backend.K, backend.V,
+                 us[i], work, reference_us});
+    }
+    table.add_evenness(backend.name, pass, us);
+  };
+  measure("forward", c.forward_work(), recurrence_us,
+          [&](std::span<const Segment> segments) { c.run_forward(ctx, segments); });
+  measure("backward", c.backward_work(), 0,
+          [&](std::span<const Segment> segments) { c.run_backward(ctx, segments); });
 }
 
 void run(const Options& options) {

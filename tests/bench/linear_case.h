@@ -2,7 +2,9 @@
 // forward and backward has to compute and move.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,7 +40,6 @@ struct LinearCase {
   LinearBackend backend;
   LinearInput input;
   Tensor no_states_NHKV, do_THV;
-  std::vector<Segment> segments;
 
   LinearCase(const Context& ctx, const LinearBackend& of, int64_t T, int64_t H) : backend(of) {
     const int64_t K = of.K, V = of.V, G = of.shared_keys ? 1 : H;
@@ -67,17 +68,26 @@ struct LinearCase {
              .scale = unit};
     for (int64_t i = 0; of.tied_keys && i < input.k_TGK.numel(); ++i)
       input.k_TGK.data<float>()[i] = 1 - std::exp(input.gate.data<float>()[i]);
-    segments = {{.length = T}};
     no_states_NHKV = ctx.zeros({0, H, K, V}, DType::kF32);
     do_THV = uniform({T, H, V}, -1, 1);
   }
 
-  void run_forward(Context& ctx) const {
+  // The tokens as whole documents of `length` tokens each; the last one may be shorter.
+  std::vector<Segment> documents(int64_t length) const {
+    std::vector<Segment> segments;
+    const int64_t T = input.v_THV.dim(0);
+    for (int64_t first = 0; first < T; first += length)
+      segments.push_back(
+          {.document = std::ssize(segments), .length = std::min(length, T - first), .slot = first});
+    return segments;
+  }
+
+  void run_forward(Context& ctx, std::span<const Segment> segments) const {
     const auto forward = kernel().forward(ctx, input, segments, {});
     forward->intra(ctx);
     forward->outputs(ctx, no_states_NHKV);
   }
-  void run_backward(Context& ctx) const {
+  void run_backward(Context& ctx, std::span<const Segment> segments) const {
     const auto backward = kernel().backward(ctx, input, segments, {}, no_states_NHKV, do_THV);
     backward->intra(ctx);
     backward->gradients(ctx, no_states_NHKV);

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <ctime>
+#include <functional>
 #include <limits>
+#include <vector>
 
 namespace longship {
 
@@ -27,6 +29,21 @@ double shortest_run_s(int num_threads, double budget_s, Run&& run) {
     shortest_s = std::min(shortest_s, elapsed_s);
     spent_s += elapsed_s;
   }
+  return shortest_s;
+}
+
+// The shortest time of each of `runs` over as many rounds, in each of which all of them have their
+// turn: what slows the machine down for a while slows all of them. A first round is not counted.
+inline std::vector<double> shortest_of_rounds_s(int num_threads, int num_rounds,
+                                                const std::vector<std::function<void()>>& runs) {
+  std::vector<double> shortest_s(runs.size(), std::numeric_limits<double>::infinity());
+  for (int round = -1; round < num_rounds; ++round)
+    for (size_t i = 0; i < runs.size(); ++i) {
+      const double start = seconds_now(num_threads);
+      runs[i]();
+      const double elapsed_s = seconds_now(num_threads) - start;
+      if (round >= 0) shortest_s[i] = std::min(shortest_s[i], elapsed_s);
+    }
   return shortest_s;
 }
 
