@@ -4,47 +4,19 @@
 #include <cstring>
 #include <type_traits>
 
+#include "runtime/copy_axes.h"
+#include "runtime/error.h"
+
 namespace longship {
 namespace {
 
-struct Axis {
-  int64_t extent = 1;
-  int64_t to_stride = 0;
-  int64_t from_stride = 0;
-};
-
 // The copy as nested loops, outermost first: rows and columns are the two innermost.
 struct Loops {
-  std::vector<Axis> outer;
-  Axis rows, columns;
+  std::vector<CopyAxis> outer;
+  CopyAxis rows, columns;
 };
 
-// Orders the axes by the strides of `to`, and joins those that form one run in both views.
-std::vector<Axis> joined_axes(const std::vector<int64_t>& shape,
-                              const std::vector<int64_t>& to_strides,
-                              const std::vector<int64_t>& from_strides) {
-  std::vector<Axis> axes;
-  for (size_t i = 0; i < shape.size(); ++i)
-    if (shape[i] != 1) axes.push_back({shape[i], to_strides[i], from_strides[i]});
-  std::stable_sort(axes.begin(), axes.end(),
-                   [](const Axis& a, const Axis& b) { return a.to_stride > b.to_stride; });
-  std::vector<Axis> joined;
-  for (const Axis& axis : axes) {
-    if (!joined.empty() && joined.back().to_stride == axis.to_stride * axis.extent &&
-        joined.back().from_stride == axis.from_stride * axis.extent) {
-      joined.back() = {joined.back().extent * axis.extent, axis.to_stride, axis.from_stride};
-    } else {
-      joined.push_back(axis);
-    }
-  }
-  return joined;
-}
-
-bool is_run(const Axis& axis) {
-  return axis.to_stride == 1 && axis.from_stride == 1;
-}
-
-Loops plan_loops(std::vector<Axis> axes) {
+Loops plan_loops(std::vector<CopyAxis> axes) {
   Loops loops{{}, {}, {1, 1, 1}};
   if (!axes.empty()) {
     loops.columns = axes.back();
@@ -54,8 +26,8 @@ Loops plan_loops(std::vector<Axis> axes) {
     // Without runs, rows are the axis along which `from` is densest: tiles of rows and columns then
     // use whole cache lines on both sides.
     auto rows = axes.end() - 1;
-    if (!is_run(loops.columns))
-      rows = std::min_element(axes.begin(), axes.end(), [](const Axis& a, const Axis& b) {
+    if (!loops.columns.is_run())
+      rows = std::min_element(axes.begin(), axes.end(), [](const CopyAxis& a, const CopyAxis& b) {
         return a.from_stride < b.from_stride;
       });
     loops.rows = *rows;
@@ -86,11 +58,11 @@ void copy_run(To* __restrict to, const From* __restrict from, int64_t count) {
 }
 
 template <class To, class From>
-void copy_tile(To* to, const From* from, const Axis& rows, const Axis& columns) {
+void copy_tile(To* to, const From* from, const CopyAxis& rows, const CopyAxis& columns) {
   for (int64_t row = 0; row < rows.extent; ++row) {
     To* to_row = to + row * rows.to_stride;
     const From* from_row = from + row * rows.from_stride;
-    if (is_run(columns)) {
+    if (columns.is_run()) {
       copy_run(to_row, from_row, columns.extent);
     } else {
       for (int64_t column = 0; column < columns.extent; ++column)
@@ -104,16 +76,16 @@ void copy_elements(const Loops& loops, To* to, const From* from) {
   constexpr int64_t kRunTile = 1 << 14, kThreadedElements = 1 << 17;
   // As many lines as an L1 set has ways: with strides that are powers of two they share a set.
   constexpr int64_t kSquareTile = 8;
-  const Axis &rows = loops.rows, &columns = loops.columns;
+  const CopyAxis &rows = loops.rows, &columns = loops.columns;
   int64_t tile_rows = kSquareTile, tile_columns = kSquareTile;
-  if (is_run(columns)) {
+  if (columns.is_run()) {
     tile_columns = std::min(columns.extent, kRunTile);
     tile_rows = kRunTile / tile_columns;
   }
   const int64_t row_tiles = (rows.extent + tile_rows - 1) / tile_rows;
   const int64_t column_tiles = (columns.extent + tile_columns - 1) / tile_columns;
   int64_t num_tiles = row_tiles * column_tiles, num_elements = rows.extent * columns.extent;
-  for (const Axis& axis : loops.outer) {
+  for (const CopyAxis& axis : loops.outer) {
     num_tiles *= axis.extent;
     num_elements *= axis.extent;
   }
@@ -125,12 +97,12 @@ void copy_elements(const Loops& loops, To* to, const From* from) {
     int64_t from_offset = row * rows.from_stride + column * columns.from_stride;
     int64_t rest = tile / column_tiles / row_tiles;
     for (size_t i = loops.outer.size(); i-- > 0;) {
-      const Axis& axis = loops.outer[i];
+      const CopyAxis& axis = loops.outer[i];
       to_offset += rest % axis.extent * axis.to_stride;
       from_offset += rest % axis.extent * axis.from_stride;
       rest /= axis.extent;
     }
-    Axis part_rows = rows, part_columns = columns;
+    CopyAxis part_rows = rows, part_columns = columns;
     part_rows.extent = std::min(tile_rows, rows.extent - row);
     part_columns.extent = std::min(tile_columns, columns.extent - column);
     copy_tile(to + to_offset, from + from_offset, part_rows, part_columns);
@@ -147,7 +119,7 @@ void copy_typed(const Loops& loops, const StridedView& to, const StridedView& fr
 void strided_copy(const std::vector<int64_t>& shape, const StridedView& to,
                   const StridedView& from) {
   if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return;
-  const Loops loops = plan_loops(joined_axes(shape, to.strides, from.strides));
+  const Loops loops = plan_loops(joined_copy_axes(shape, to.strides, from.strides));
   if (is_floating(to.dtype) && is_floating(from.dtype)) {
     dispatch_floating(to.dtype, [&](auto to_tag) {
       dispatch_floating(from.dtype, [&](auto from_tag) {
