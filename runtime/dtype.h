@@ -1,12 +1,11 @@
-// Element types, the bf16 value type, and run-time dispatch from DType to a C++ type.
+// Element types, the bf16 value type, and run-time dispatch from DType to a C++ type. CUDA sources
+// include this too.
 #pragma once
 
 #include <bit>
 #include <cstdint>
 #include <string_view>
 #include <utility>
-
-#include "runtime/error.h"
 
 namespace longship {
 
@@ -112,6 +111,9 @@ struct AccumulatorOf<double> {
 template <class T>
 using Accumulator = typename AccumulatorOf<T>::type;
 
+// Error(kInternal): code was reached with a dtype that it does not know.
+[[noreturn]] void throw_unexpected_dtype(DType dtype);
+
 // Calls f(T{}) with the C++ type of a floating dtype: dispatch_floating(d, [&](auto tag) {
 // using T = decltype(tag); ... }). Integer dtypes throw.
 template <class F>
@@ -124,8 +126,7 @@ decltype(auto) dispatch_floating(DType dtype, F&& f) {
     case DType::kF64:
       return std::forward<F>(f)(double{});
     default:
-      throw_internal("is_floating(dtype)", __FILE__, __LINE__,
-                     fmt::format("dtype {}", dtype_name(dtype)));
+      throw_unexpected_dtype(dtype);
   }
 }
 

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "runtime/error.h"
+
 namespace longship {
 namespace {
 
