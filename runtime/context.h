@@ -1,4 +1,4 @@
-// Context: what every op needs and nothing global — memory, threads, the tape being recorded.
+// Context: what every op needs and nothing global — memory, threads, GPU, the tape being recorded.
 #pragma once
 
 #include <memory>
@@ -11,9 +11,13 @@
 namespace longship {
 
 class Tape;
+struct Gpu;
 
 struct Context {
+  // Of the device that ops run on.
   std::shared_ptr<Memory> memory = std::make_shared<Memory>();
+  // The streams of that device; null on the CPU. See gpu_context() in runtime/gpu.h.
+  std::shared_ptr<const Gpu> gpu;
   int num_threads = 1;
   // Ops record themselves here; null means inference (nothing is saved).
   Tape* tape = nullptr;

@@ -1,85 +1,56 @@
 #include "runtime/memory.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <bit>
-#include <cstdlib>
-#include <new>
 
 #include "runtime/error.h"
+#include "runtime/memory/host_blocks.h"
+#include "runtime/memory/size_class_pool.h"
 
 namespace longship {
-namespace {
 
-constexpr int64_t kAlignment = 64;
+Memory::Memory() : Memory(std::make_unique<SizeClassPool>(std::make_unique<HostBlocks>())) {}
 
-// Far beyond any machine, and far enough below 2^63 that rounding up cannot overflow.
-constexpr int64_t kMostBytes = int64_t{1} << 56;
-
-// Sizes are rounded so that blocks are reused although shapes differ a little between batches:
-// to 64 bytes when small, to an eighth of the next power of two when large.
-int64_t rounded(int64_t bytes) {
-  if (bytes <= 4096)
-    return std::max((bytes + kAlignment - 1) / kAlignment * kAlignment, kAlignment);
-  const int64_t step = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(bytes))) / 16;
-  return (bytes + step - 1) / step * step;
-}
-
-// Null if there is none. Large blocks ask for huge pages: kernels that walk one head of a tensor
-// touch few bytes of each small page, and would wait for address translation.
-void* system_block(int64_t size) {
-  constexpr int64_t kHugePage = int64_t{1} << 21;
-  if (size < 2 * kHugePage) return std::aligned_alloc(kAlignment, static_cast<size_t>(size));
-  const auto whole_pages = static_cast<size_t>((size + kHugePage - 1) / kHugePage * kHugePage);
-  void* block = std::aligned_alloc(kHugePage, whole_pages);
-  // A wish only: without huge pages the block is as good, but slower.
-  if (block != nullptr) madvise(block, whole_pages, MADV_HUGEPAGE);
-  return block;
-}
-
-}  // namespace
-
-Memory::~Memory() {
-  trim();
-}
+Memory::Memory(std::unique_ptr<BlockPool> pool)
+    : pool_(std::move(pool)),
+      device_(pool_->source().device()),
+      has_elements_(pool_->source().has_elements()),
+      stream_(pool_->source().stream()) {}
 
 void* Memory::allocate(int64_t bytes) {
+  // Far beyond any machine, and far enough below 2^63 that rounding up cannot overflow.
+  constexpr int64_t kMostBytes = int64_t{1} << 56;
   LONGSHIP_CHECK(bytes >= 0, "negative allocation of {} bytes", bytes);
   std::lock_guard lock(mutex_);
-  void* block = nullptr;
-  const int64_t size = rounded(std::min(bytes, kMostBytes));
-  if (auto it = free_blocks_.find(size); it != free_blocks_.end() && !it->second.empty()) {
-    block = it->second.back();
-    it->second.pop_back();
-  } else if (bytes < kMostBytes) {
-    block = system_block(size);
-    if (block == nullptr) {
-      free_cached_blocks();
-      block = system_block(size);
-    }
-  }
-  if (block == nullptr)
-    throw Error(
-        ErrorCode::kOutOfMemory,
-        {.what = fmt::format("cannot allocate {:.1f} MiB of host memory", bytes / 1048576.0),
-         .found = fmt::format("{:.1f} MiB already live in this rank", live_bytes_ / 1048576.0),
-         .next = "use a shorter context, more ranks in `sp`, or train.recompute: true"});
-  live_bytes_ += size;
+  void* const block = bytes < kMostBytes ? pool_->take(bytes) : nullptr;
+  if (block == nullptr) throw_out_of_memory(bytes);
+  live_bytes_ += pool_->block_bytes(bytes);
   peak_bytes_ = std::max(peak_bytes_, live_bytes_);
+  if (poison_) pool_->source().fill(block, 0xff, bytes);
   return block;
 }
 
-void Memory::release(void* block, int64_t bytes) noexcept {
+void Memory::throw_out_of_memory(int64_t bytes) const {
+  const auto mebibytes = [](int64_t value) { return static_cast<double>(value) / 1048576.0; };
+  const BlockSource& source = pool_->source();
+  const std::string room = source.room();
+  throw Error(
+      ErrorCode::kOutOfMemory,
+      {.what = fmt::format("cannot allocate {:.1f} MiB of {}", mebibytes(bytes), source.name()),
+       .found = fmt::format("{:.1f} MiB already live in this rank, {:.1f} MiB reserved{}{}",
+                            mebibytes(live_bytes_), mebibytes(pool_->reserved_bytes()),
+                            room.empty() ? "" : ", ", room),
+       .next = "use a shorter context, more ranks in `sp`, or train.recompute: true"});
+}
+
+void Memory::release(void* block, int64_t bytes, std::vector<Event> pending) noexcept {
   if (block == nullptr) return;
-  const int64_t size = rounded(bytes);
   std::lock_guard lock(mutex_);
-  live_bytes_ -= size;
-  try {
-    free_blocks_[size].push_back(block);
-  } catch (const std::bad_alloc&) {
-    std::free(block);
-  }
+  live_bytes_ -= pool_->block_bytes(bytes);
+  pool_->give(block, bytes, std::move(pending));
+}
+
+void Memory::fill(void* block, uint8_t value, int64_t bytes) const {
+  if (bytes > 0) pool_->source().fill(block, value, bytes);
 }
 
 int64_t Memory::live_bytes() const {
@@ -97,15 +68,24 @@ void Memory::reset_peak() {
   peak_bytes_ = live_bytes_;
 }
 
-void Memory::trim() {
+int64_t Memory::reserved_bytes() const {
   std::lock_guard lock(mutex_);
-  free_cached_blocks();
+  return pool_->reserved_bytes();
 }
 
-void Memory::free_cached_blocks() {
-  for (auto& [size, blocks] : free_blocks_)
-    for (void* block : blocks) std::free(block);
-  free_blocks_.clear();
+int64_t Memory::num_system_allocations() const {
+  std::lock_guard lock(mutex_);
+  return pool_->num_system_allocations();
+}
+
+void Memory::trim() {
+  std::lock_guard lock(mutex_);
+  pool_->trim();
+}
+
+void Memory::set_poison(bool poison) {
+  std::lock_guard lock(mutex_);
+  poison_ = poison;
 }
 
 }  // namespace longship

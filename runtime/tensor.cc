@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/device_copy.h"
 #include "runtime/strided_copy.h"
 
 namespace longship {
@@ -25,12 +26,21 @@ struct Tensor::Storage {
   std::shared_ptr<Memory> memory;
   std::byte* data = nullptr;
   int64_t num_bytes = 0;
+  std::vector<std::shared_ptr<const Stream>> other_streams;  // that use the elements too
 
   Storage(std::shared_ptr<Memory> owner, int64_t bytes)
       : memory(std::move(owner)),
         data(static_cast<std::byte*>(memory->allocate(bytes))),
         num_bytes(bytes) {}
-  ~Storage() { memory->release(data, num_bytes); }
+  ~Storage() {
+    std::vector<Event> pending;
+    try {
+      for (const auto& stream : other_streams) pending.push_back(stream->record());
+    } catch (const Error&) {
+      // The GPU is lost, and its streams do no more work.
+    }
+    memory->release(data, num_bytes, std::move(pending));
+  }
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
 };
@@ -77,6 +87,8 @@ Tensor Tensor::from(const std::shared_ptr<Memory>& memory, Shape shape, std::spa
   Tensor tensor = empty(memory, std::move(shape), DTypeOf<T>::value);
   LONGSHIP_CHECK(static_cast<int64_t>(values.size()) == tensor.numel(), "{} values for shape {}",
                  values.size(), shape_string(tensor.shape()));
+  if (tensor.device().kind != DeviceKind::kCpu || !tensor.has_elements())
+    return from(std::make_shared<Memory>(), tensor.shape(), values).to(memory);
   if (!values.empty()) std::memcpy(tensor.raw(), values.data(), values.size_bytes());
   return tensor;
 }
@@ -112,6 +124,14 @@ const std::shared_ptr<Memory>& Tensor::memory() const {
 }
 
 std::byte* Tensor::raw() const {
+  LONGSHIP_CHECK(
+      device().kind == DeviceKind::kCpu && has_elements(),
+      "elements of {}, used on the CPU: the op has no code for that device",
+      memory()->has_elements() ? "a tensor on " + device_name(device()) : "memory for planning");
+  return address();
+}
+
+std::byte* Tensor::address() const {
   LONGSHIP_CHECK(defined(), "undefined tensor");
   return storage_->data + offset_ * dtype_size(dtype_);
 }
@@ -171,19 +191,32 @@ Tensor Tensor::to(DType dtype) const {
   return copy;
 }
 
+Tensor Tensor::to(const std::shared_ptr<Memory>& memory) const {
+  if (memory == this->memory()) return *this;
+  Tensor copy = empty(memory, shape_, dtype_);
+  copy.copy_from(*this);
+  return copy;
+}
+
 void Tensor::copy_from(const Tensor& source) const {
   LONGSHIP_CHECK(shape_ == source.shape_, "copy of {} into {}", shape_string(source.shape_),
                  shape_string(shape_));
+  if (numel_ == 0 || !has_elements()) return;
+  if (device().kind != DeviceKind::kCpu || source.device().kind != DeviceKind::kCpu)
+    return device_copy(*this, source);
   strided_copy(shape_, {raw(), dtype_, strides_}, {source.raw(), source.dtype_, source.strides_});
 }
 
 void Tensor::fill_zero() const {
-  if (is_contiguous()) {
-    std::memset(raw(), 0, static_cast<size_t>(num_bytes()));
-    return;
-  }
-  std::byte zero[sizeof(double)] = {};
-  strided_copy(shape_, {raw(), dtype_, strides_}, {zero, dtype_, Shape(shape_.size(), 0)});
+  if (is_contiguous()) return memory()->fill(address(), 0, num_bytes());
+  copy_from(zeros(memory(), shape_, dtype_));
+}
+
+void Tensor::used_on(const std::shared_ptr<const Stream>& stream) const {
+  LONGSHIP_CHECK(stream != nullptr, "no stream");
+  if (stream == memory()->stream()) return;
+  auto& others = storage_->other_streams;
+  if (std::find(others.begin(), others.end(), stream) == others.end()) others.push_back(stream);
 }
 
 }  // namespace longship

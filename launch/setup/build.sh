@@ -12,7 +12,8 @@ cmake=$(find_cmake)
 mkdir -p "$build_dir"
 if [ ! -f "$build_dir/build.ninja" ] || [ -n "${LONGSHIP_CMAKE_ARGS:-}" ]; then
   launcher=()
-  ! command -v ccache > /dev/null || launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  ! command -v ccache > /dev/null || launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache \
+    -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
   log=$build_dir/configure.log
   # shellcheck disable=SC2086 # LONGSHIP_CMAKE_ARGS is a list of words
   "$cmake" -G Ninja -S "$root" -B "$build_dir" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
@@ -21,7 +22,7 @@ if [ ! -f "$build_dir/build.ninja" ] || [ -n "${LONGSHIP_CMAKE_ARGS:-}" ]; then
     tail -n 40 "$log" >&2
     fail "cmake failed; all of its output is in $log"
   }
-  sed -n 's/^-- \(.*building for the CPU only.*\|CUDA found.*\)$/==> \1/p' "$log"
+  sed -n 's/^-- \(.*building for the CPU.*\)$/==> \1/p' "$log"
 fi
 
 jobs=$(count_build_jobs)

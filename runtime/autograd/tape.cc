@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "runtime/gpu.h"
+
 namespace longship {
 
 Tensor Node::grad_output(Context& ctx, size_t i) const {
@@ -22,12 +24,12 @@ void Tape::append(const Context& ctx, std::unique_ptr<Node> node,
 
 void Tape::backward(Context& ctx, const Variable& loss, double seed) {
   LONGSHIP_CHECK(loss.value().numel() == 1, "loss has shape {}", shape_string(loss.shape()));
-  Tensor grad = ctx.empty(loss.shape(), loss.dtype());
+  const Tensor grad = Tensor::empty(std::make_shared<Memory>(), loss.shape(), loss.dtype());
   dispatch_floating(grad.dtype(), [&](auto tag) {
     using T = decltype(tag);
     *grad.data<T>() = static_cast<T>(static_cast<Accumulator<T>>(seed));
   });
-  backward(ctx, loss, std::move(grad));
+  backward(ctx, loss, upload(ctx, grad));
 }
 
 void Tape::backward(Context& ctx, const Variable& output, Tensor grad_output) {
@@ -127,7 +129,9 @@ Variable record(Context& ctx, const char* op_name, Tensor output, std::unique_pt
 
 void check_finite(const Context& ctx, std::string_view what, const Tensor& tensor) {
   if (!is_floating(tensor.dtype())) return;
-  const Tensor packed = tensor.contiguous();
+  if (!tensor.has_elements()) return;
+  const bool on_gpu = tensor.device().kind == DeviceKind::kCuda;
+  const Tensor packed = (on_gpu ? tensor.to(std::make_shared<Memory>()) : tensor).contiguous();
   int64_t bad = -1;
   double value = 0;
   dispatch_floating(packed.dtype(), [&](auto tag) {

@@ -1,0 +1,36 @@
+// One GPU as a rank uses it: its streams and its memory.
+#pragma once
+
+#include <memory>
+
+#include "runtime/context.h"
+#include "runtime/cuda/stream.h"
+
+namespace longship {
+
+struct Gpu {
+  // Throws Error(kConfig) if there is no such GPU or the build has no CUDA.
+  explicit Gpu(int ordinal);
+
+  Device device;
+  std::shared_ptr<const Stream> compute, communication, copy;
+  std::shared_ptr<Memory> memory;  // of the GPU, in the order of `compute`
+  std::shared_ptr<Memory> pinned;  // of the host, for copies that run beside the host's own work
+};
+
+// A context whose tensors lie on this GPU and whose ops run there, on gpu->compute.
+Context gpu_context(int ordinal);
+
+// Memory of a device that hands out addresses without anything behind them, cut as that of a GPU is
+// cut, so that reserved_bytes() and peak_bytes() tell beforehand what a step will need. Copies and
+// fills do nothing, ops only allocate. The device need not be there.
+std::shared_ptr<Memory> counting_memory(Device device);
+
+// A copy of a host tensor in ctx.memory; the tensor itself where that is the host's. The host does
+// not wait: the elements go by way of pinned memory.
+Tensor upload(const Context& ctx, const Tensor& tensor);
+
+// Where the kernels of an op are enqueued: ctx.gpu->compute. Error(kInternal) without a GPU.
+StreamHandle compute_stream(const Context& ctx);
+
+}  // namespace longship
