@@ -1,11 +1,10 @@
-// R rows (tokens, or tokens x heads), D normed features.
+// R rows (tokens, or tokens x heads), D normed features, B partial sums.
 #include "runtime/ops/rms_norm.h"
 
-#include <cmath>
-
-#include "runtime/interleaved_sum.h"
-#include "runtime/ops/column_sums.h"
-#include "runtime/ops/for_each_row.h"
+#include "runtime/device_dispatch.h"
+#include "runtime/gpu.h"
+#include "runtime/ops/rms_norm_cpu.h"
+#include "runtime/ops/rms_norm_cuda.h"
 
 namespace longship {
 namespace {
@@ -14,25 +13,17 @@ int64_t num_rows(const Tensor& x) {
   return x.numel() / x.dim(-1);
 }
 
-// dx = rstd * (w dy - xhat * mean(w dy xhat)),  xhat = x rstd,  w = weight + shift
-template <class T, class A>
-void input_gradient(int64_t D, const T* x, const T* weight, A shift, const T* dy, A rstd, T* dx) {
-  const A dot = interleaved_sum<A>(D, [&](int64_t d) {
-    return static_cast<A>(dy[d]) * (static_cast<A>(weight[d]) + shift) * static_cast<A>(x[d]);
-  });
-  const A c = dot * rstd * rstd / static_cast<A>(D);
-#pragma GCC ivdep
-  for (int64_t d = 0; d < D; ++d)
-    dx[d] = static_cast<T>(rstd * (static_cast<A>(dy[d]) * (static_cast<A>(weight[d]) + shift) -
-                                   c * static_cast<A>(x[d])));
-}
-
-// dweight += dy xhat
-template <class T, class A>
-void add_weight_gradient(int64_t D, const T* x, const T* dy, A rstd, A* dweight) {
-#pragma GCC ivdep
-  for (int64_t d = 0; d < D; ++d)
-    dweight[d] += static_cast<A>(dy[d]) * (static_cast<A>(x[d]) * rstd);
+void forward_cuda(const Context& ctx, const RmsNormForward& op) {
+  rms_norm_forward_cuda({.dtype = op.x_RD.dtype(),
+                         .num_rows = num_rows(op.x_RD),
+                         .num_features = op.x_RD.dim(-1),
+                         .eps = static_cast<float>(op.eps),
+                         .shift = op.zero_centered ? 1.0f : 0.0f,
+                         .x_RD = op.x_RD.address(),
+                         .weight_D = op.weight_D.address(),
+                         .y_RD = op.y_RD.address(),
+                         .rstd_R = op.rstd_R.device_data<float>()},
+                        compute_stream(ctx));
 }
 
 struct RmsNormNode final : Node {
@@ -45,7 +36,12 @@ struct RmsNormNode final : Node {
 
   void backward(Context& ctx) override {
     const Tensor dy_RD = grad_output(ctx).contiguous();
-    dispatch_floating(dy_RD.dtype(), [&](auto tag) { add_gradients<decltype(tag)>(ctx, dy_RD); });
+    const Tensor dx_RD = input(0) ? ctx.empty(dy_RD.shape(), dy_RD.dtype()) : Tensor();
+    const Tensor dweight_D = dy_RD.device().kind == DeviceKind::kCpu
+                                 ? backward_cpu(ctx, dy_RD, dx_RD)
+                                 : backward_cuda(ctx, dy_RD, dx_RD);
+    if (input(0)) input(0)->add(ctx, dx_RD);
+    if (input(1)) input(1)->add(ctx, dweight_D);
   }
 
   void visit_saved(const SavedVisitor& visit) override {
@@ -55,23 +51,33 @@ struct RmsNormNode final : Node {
   }
 
  private:
-  // Both gradients in one pass over x and dy, which are what limits the speed.
-  template <class T>
-  void add_gradients(Context& ctx, const Tensor& dy_RD) const {
-    using A = Accumulator<T>;
-    const int64_t D = dy_RD.dim(-1);
-    const Tensor dx_RD = input(0) ? ctx.empty(dy_RD.shape(), dy_RD.dtype()) : Tensor();
-    const Tensor dweight_D = column_sums<A>(ctx, num_rows(dy_RD), D, [&](int64_t r, A* dweight) {
-      const T* x = saved.x_RD.data<T>() + r * D;
-      const T* dy = dy_RD.data<T>() + r * D;
-      const A rstd = saved.rstd_R.data<A>()[r];
-      if (input(0))
-        input_gradient<T, A>(D, x, saved.weight_D.data<T>(), zero_centered ? 1 : 0, dy, rstd,
-                             dx_RD.data<T>() + r * D);
-      if (input(1)) add_weight_gradient(D, x, dy, rstd, dweight);
-    });
-    if (input(0)) input(0)->add(ctx, dx_RD);
-    if (input(1)) input(1)->add(ctx, dweight_D);
+  // Both fill dx and return dweight.
+  Tensor backward_cpu(const Context& ctx, const Tensor& dy_RD, const Tensor& dx_RD) const {
+    return rms_norm_backward_cpu(ctx, {saved.x_RD, saved.weight_D, saved.rstd_R, dy_RD, dx_RD,
+                                       input(1) != nullptr, zero_centered});
+  }
+
+  Tensor backward_cuda(const Context& ctx, const Tensor& dy_RD, const Tensor& dx_RD) const {
+    const int64_t R = num_rows(dy_RD), D = dy_RD.dim(-1);
+    Tensor dweight_D, partials_BD;
+    if (input(1)) {
+      dweight_D = ctx.empty({D}, DType::kF32);
+      partials_BD = ctx.empty({rms_norm_num_partials(dy_RD.dtype(), R, D), D}, DType::kF32);
+    }
+    if (!dy_RD.has_elements()) return dweight_D;
+    rms_norm_backward_cuda({.dtype = dy_RD.dtype(),
+                            .shift = zero_centered ? 1.0f : 0.0f,
+                            .num_rows = R,
+                            .num_features = D,
+                            .x_RD = saved.x_RD.address(),
+                            .weight_D = saved.weight_D.address(),
+                            .rstd_R = saved.rstd_R.device_data<float>(),
+                            .dy_RD = dy_RD.address(),
+                            .dx_RD = input(0) ? dx_RD.address() : nullptr,
+                            .dweight_D = input(1) ? dweight_D.device_data<float>() : nullptr,
+                            .partials_BD = input(1) ? partials_BD.device_data<float>() : nullptr},
+                           compute_stream(ctx));
+    return dweight_D;
   }
 };
 
@@ -87,23 +93,10 @@ Variable rms_norm(Context& ctx, const Variable& x, const Variable& weight, doubl
   const Tensor weight_D = weight.value().contiguous();
   const Tensor y_RD = ctx.empty(x.shape(), x.dtype());
   const Tensor rstd_R = ctx.empty({num_rows(x_RD)}, accumulator_dtype(x.dtype()));
-  dispatch_floating(x.dtype(), [&](auto tag) {
-    using T = decltype(tag);
-    using A = Accumulator<T>;
-    const T* w = weight_D.data<T>();
-    const A shift = zero_centered ? 1 : 0;
-    for_each_row(ctx, x_RD, D, [&](int64_t first) {
-      const T* in = x_RD.data<T>() + first;
-      T* out = y_RD.data<T>() + first;
-      const A square = interleaved_sum<A>(
-          D, [&](int64_t d) { return static_cast<A>(in[d]) * static_cast<A>(in[d]); });
-      const A rstd = 1 / std::sqrt(square / static_cast<A>(D) + static_cast<A>(eps));
-      rstd_R.data<A>()[first / D] = rstd;
-#pragma GCC ivdep
-      for (int64_t d = 0; d < D; ++d)
-        out[d] = static_cast<T>(static_cast<A>(in[d]) * rstd * (static_cast<A>(w[d]) + shift));
-    });
-  });
+  require_one_device("rms_norm", {&x_RD, &weight_D, &y_RD});
+  const RmsNormForward op{x_RD, weight_D, eps, zero_centered, y_RD, rstd_R};
+  dispatch_device(
+      y_RD, [&] { rms_norm_forward_cpu(ctx, op); }, [&] { forward_cuda(ctx, op); });
   std::unique_ptr<RmsNormNode> node;
   if (is_recording(ctx, {&x, &weight})) {
     node = std::make_unique<RmsNormNode>();

@@ -1,0 +1,90 @@
+// Elements as kernels see them: loaded and stored 16 bytes at a time, computed with in fp32.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+#include <utility>
+
+#include "runtime/dtype.h"
+
+namespace longship {
+
+__device__ inline float to_float(float value) {
+  return value;
+}
+__device__ inline float to_float(__nv_bfloat16 value) {
+  return __bfloat162float(value);
+}
+template <class T>
+__device__ T from_float(float value) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return value;
+  } else {
+    return __float2bfloat16_rn(value);
+  }
+}
+
+// 4 fp32 or 8 bf16 elements, whose address is a multiple of 16.
+template <class T>
+struct Vector16 {
+  static constexpr int kSize = 16 / sizeof(T);
+
+  uint4 words = {0, 0, 0, 0};
+
+  __device__ static Vector16 load(const T* from) {
+    return {__ldg(reinterpret_cast<const uint4*>(from))};
+  }
+  // Makes the next unpack() start from the packed words, where the compiler would rather keep the
+  // values of the last one in twice the registers.
+  __device__ void forget_values() {
+    asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
+  }
+  __device__ void store(T* to) const { *reinterpret_cast<uint4*>(to) = words; }
+
+  __device__ void unpack(float (&values)[kSize]) const {
+    const uint32_t w[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (kSize == 4) {
+        values[i] = __uint_as_float(w[i]);
+      } else {
+        values[2 * i] = __uint_as_float(w[i] << 16);
+        values[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+      }
+    }
+  }
+
+  __device__ static Vector16 pack(const float (&values)[kSize]) {
+    uint32_t w[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (kSize == 4) {
+        w[i] = __float_as_uint(values[i]);
+      } else {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(values[2 * i], values[2 * i + 1]);
+        w[i] = *reinterpret_cast<const uint32_t*>(&pair);
+      }
+    }
+    return {{w[0], w[1], w[2], w[3]}};
+  }
+};
+
+inline bool is_vector_aligned(const void* address) {
+  return reinterpret_cast<uintptr_t>(address) % 16 == 0;
+}
+
+// Calls f(T{}) with the CUDA type of fp32 or bf16, the dtypes that GPUs train in; others throw.
+template <class F>
+void dispatch_cuda_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kF32:
+      return std::forward<F>(f)(float{});
+    case DType::kBF16:
+      return std::forward<F>(f)(__nv_bfloat16{});
+    default:
+      throw_unexpected_dtype(dtype);
+  }
+}
+
+}  // namespace longship

@@ -1,0 +1,317 @@
+// R rows, D features, B blocks of rows. Rows that fit stay in registers between the reduction and
+// the result (see RowGroups), so that each element crosses memory once; the others, longer or
+// without alignment, are read twice by the kernels named `wide`.
+#include "runtime/ops/rms_norm_cuda.h"
+
+#include <algorithm>
+
+#include "runtime/cuda/cuda_error.h"
+#include "runtime/cuda/row_sum.cuh"
+#include "runtime/cuda/vector16.cuh"
+
+namespace longship {
+namespace {
+
+constexpr int kMostThreads = 1024;
+constexpr int kWideThreads = 256;
+constexpr int kSharedRowThreads = 512;  // of a block that holds several rows
+
+// This thread's part of a row; zeros beyond the row, and where there is no such row.
+template <class T, int kVectors>
+struct RowPart {
+  Vector16<T> vectors[kVectors];
+
+  __device__ static RowPart load(const T* row, bool exists, int D, int lane, int threads_per_row) {
+    RowPart part;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const int feature = (i * threads_per_row + lane) * Vector16<T>::kSize;
+      if (exists && feature < D) part.vectors[i] = Vector16<T>::load(row + feature);
+    }
+    return part;
+  }
+};
+
+template <class T, int kVectors>
+__global__ void __launch_bounds__(kMostThreads)
+    forward_kernel(const __grid_constant__ RmsNormForwardCuda op, int threads_per_row) {
+  using Vector = Vector16<T>;
+  using Part = RowPart<T, kVectors>;
+  __shared__ float scratch[2][32];
+  const int64_t R = op.num_rows;
+  const int D = static_cast<int>(op.num_features);
+  const int lane = static_cast<int>(threadIdx.x) % threads_per_row;
+  const int rows_per_block = static_cast<int>(blockDim.x) / threads_per_row;
+  const int64_t step = int64_t{gridDim.x} * rows_per_block;
+  const int64_t first_row = int64_t{blockIdx.x} * rows_per_block;
+  int64_t row = first_row + threadIdx.x / threads_per_row;
+  const T* x = static_cast<const T*>(op.x_RD) + row * D;
+  T* y = static_cast<T*>(op.y_RD) + row * D;
+
+  const Part weight =
+      Part::load(static_cast<const T*>(op.weight_D), true, D, lane, threads_per_row);
+  Part current = Part::load(x, row < R, D, lane, threads_per_row);
+  int parity = 0;
+  for (int64_t first = first_row; first < R; first += step) {
+    // On its way while this row is worked on.
+    x += step * D;
+    const Part next = Part::load(x, row + step < R, D, lane, threads_per_row);
+    float square = 0;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      float values[Vector::kSize];
+      current.vectors[i].unpack(values);
+#pragma unroll
+      for (int j = 0; j < Vector::kSize; ++j) square += values[j] * values[j];
+    }
+    square = row_sum(square, threads_per_row, scratch, parity);
+    parity ^= 1;
+    const float rstd = 1.0f / sqrtf(square / static_cast<float>(D) + op.eps);
+    if (row < R) {
+      if (lane == 0) op.rstd_R[row] = rstd;
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        const int feature = (i * threads_per_row + lane) * Vector::kSize;
+        float values[Vector::kSize], scale[Vector::kSize];
+        current.vectors[i].unpack(values);
+        weight.vectors[i].unpack(scale);
+#pragma unroll
+        for (int j = 0; j < Vector::kSize; ++j)
+          values[j] = values[j] * rstd * (scale[j] + op.shift);
+        if (feature < D) Vector::pack(values).store(y + feature);
+      }
+    }
+    current = next;
+    row += step;
+    y += step * D;
+  }
+}
+
+// With w = weight + shift: dx = rstd (w dy - xhat mean(w dy xhat)) and partials[block] = sum over
+// its rows of dy xhat, with xhat = x rstd.
+template <class T, int kVectors>
+__global__ void __launch_bounds__(kMostThreads)
+    backward_kernel(const __grid_constant__ RmsNormBackwardCuda op, int threads_per_row) {
+  using Vector = Vector16<T>;
+  using Part = RowPart<T, kVectors>;
+  constexpr int kSize = Vector::kSize;
+  __shared__ float scratch[2][32];
+  alignas(16) __shared__ float sums[kSharedRowThreads * kVectors * kSize];
+  const int64_t R = op.num_rows;
+  const int D = static_cast<int>(op.num_features);
+  const int lane = static_cast<int>(threadIdx.x) % threads_per_row;
+  const int group = static_cast<int>(threadIdx.x) / threads_per_row;
+  const int rows_per_block = static_cast<int>(blockDim.x) / threads_per_row;
+  const int64_t step = int64_t{gridDim.x} * rows_per_block;
+  const int64_t first_row = int64_t{blockIdx.x} * rows_per_block;
+
+  Part weight = Part::load(static_cast<const T*>(op.weight_D), true, D, lane, threads_per_row);
+  float dweight[kVectors][kSize] = {};
+  int parity = 0;
+  for (int64_t first = first_row; first < R; first += step) {
+    const int64_t row = first + group;
+    const bool exists = row < R;
+    Part x = Part::load(static_cast<const T*>(op.x_RD) + row * D, exists, D, lane, threads_per_row);
+    Part dy =
+        Part::load(static_cast<const T*>(op.dy_RD) + row * D, exists, D, lane, threads_per_row);
+    const float rstd = exists ? op.rstd_R[row] : 0.0f;
+    float dot = 0;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      float values[kSize], gradient[kSize], scale[kSize];
+      x.vectors[i].unpack(values);
+      dy.vectors[i].unpack(gradient);
+      weight.vectors[i].unpack(scale);
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) {
+        dot += gradient[j] * (scale[j] + op.shift) * values[j];
+        dweight[i][j] += gradient[j] * (values[j] * rstd);
+      }
+    }
+    if (op.dx_RD == nullptr) continue;
+    dot = row_sum(dot, threads_per_row, scratch, parity);
+    parity ^= 1;
+    const float c = dot * rstd * rstd / static_cast<float>(D);
+    if (!exists) continue;
+    T* const dx = static_cast<T*>(op.dx_RD) + row * D;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      x.vectors[i].forget_values();
+      dy.vectors[i].forget_values();
+      weight.vectors[i].forget_values();
+      const int feature = (i * threads_per_row + lane) * kSize;
+      float values[kSize], gradient[kSize], scale[kSize];
+      x.vectors[i].unpack(values);
+      dy.vectors[i].unpack(gradient);
+      weight.vectors[i].unpack(scale);
+#pragma unroll
+      for (int j = 0; j < kSize; ++j)
+        values[j] = rstd * (gradient[j] * (scale[j] + op.shift) - c * values[j]);
+      if (feature < D) Vector::pack(values).store(dx + feature);
+    }
+  }
+  if (op.partials_BD == nullptr) return;
+  float* const partial = op.partials_BD + int64_t{blockIdx.x} * D;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int feature = (i * threads_per_row + lane) * kSize;
+    if (feature >= D) continue;
+    float* const to = rows_per_block == 1 ? partial + feature : sums + group * D + feature;
+#pragma unroll
+    for (int j = 0; j < kSize; j += 4)
+      *reinterpret_cast<float4*>(to + j) =
+          make_float4(dweight[i][j], dweight[i][j + 1], dweight[i][j + 2], dweight[i][j + 3]);
+  }
+  if (rows_per_block == 1) return;
+  __syncthreads();
+  for (int feature = static_cast<int>(threadIdx.x); feature < D;
+       feature += static_cast<int>(blockDim.x)) {
+    float sum = 0;
+    for (int g = 0; g < rows_per_block; ++g) sum += sums[g * D + feature];
+    partial[feature] = sum;
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kWideThreads)
+    wide_forward_kernel(const __grid_constant__ RmsNormForwardCuda op) {
+  __shared__ float scratch[2][32];
+  const int64_t D = op.num_features;
+  const T* const weight = static_cast<const T*>(op.weight_D);
+  int parity = 0;
+  for (int64_t row = blockIdx.x; row < op.num_rows; row += gridDim.x) {
+    const T* const x = static_cast<const T*>(op.x_RD) + row * D;
+    T* const y = static_cast<T*>(op.y_RD) + row * D;
+    float square = 0;
+    for (int64_t d = threadIdx.x; d < D; d += kWideThreads)
+      square += to_float(x[d]) * to_float(x[d]);
+    square = row_sum(square, kWideThreads, scratch, parity);
+    parity ^= 1;
+    const float rstd = 1.0f / sqrtf(square / static_cast<float>(D) + op.eps);
+    if (threadIdx.x == 0) op.rstd_R[row] = rstd;
+    for (int64_t d = threadIdx.x; d < D; d += kWideThreads)
+      y[d] = from_float<T>(to_float(x[d]) * rstd * (to_float(weight[d]) + op.shift));
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kWideThreads)
+    wide_input_gradient_kernel(const __grid_constant__ RmsNormBackwardCuda op) {
+  __shared__ float scratch[2][32];
+  const int64_t D = op.num_features;
+  const T* const weight = static_cast<const T*>(op.weight_D);
+  int parity = 0;
+  for (int64_t row = blockIdx.x; row < op.num_rows; row += gridDim.x) {
+    const T* const x = static_cast<const T*>(op.x_RD) + row * D;
+    const T* const dy = static_cast<const T*>(op.dy_RD) + row * D;
+    T* const dx = static_cast<T*>(op.dx_RD) + row * D;
+    float dot = 0;
+    for (int64_t d = threadIdx.x; d < D; d += kWideThreads)
+      dot += to_float(dy[d]) * (to_float(weight[d]) + op.shift) * to_float(x[d]);
+    dot = row_sum(dot, kWideThreads, scratch, parity);
+    parity ^= 1;
+    const float rstd = op.rstd_R[row];
+    const float c = dot * rstd * rstd / static_cast<float>(D);
+    for (int64_t d = threadIdx.x; d < D; d += kWideThreads)
+      dx[d] = from_float<T>(
+          rstd * (to_float(dy[d]) * (to_float(weight[d]) + op.shift) - c * to_float(x[d])));
+  }
+}
+
+// Block (f, b): 256 features, of the rows of partial sum b.
+template <class T>
+__global__ void __launch_bounds__(kWideThreads)
+    wide_weight_gradient_kernel(const __grid_constant__ RmsNormBackwardCuda op) {
+  const int64_t D = op.num_features;
+  const int64_t d = int64_t{blockIdx.x} * kWideThreads + threadIdx.x;
+  if (d >= D) return;
+  const T* const x = static_cast<const T*>(op.x_RD);
+  const T* const dy = static_cast<const T*>(op.dy_RD);
+  const int64_t begin = op.num_rows * blockIdx.y / gridDim.y;
+  const int64_t end = op.num_rows * (blockIdx.y + 1) / gridDim.y;
+  float sum = 0;
+  for (int64_t row = begin; row < end; ++row)
+    sum += to_float(dy[row * D + d]) * (to_float(x[row * D + d]) * op.rstd_R[row]);
+  op.partials_BD[blockIdx.y * D + d] = sum;
+}
+
+// dweight[d] = sum over b of partials[b][d]: 32 threads a feature, then in order.
+__global__ void __launch_bounds__(1024)
+    add_partials_kernel(const float* partials_BD, int64_t num_partials, int64_t D, float* dweight) {
+  __shared__ float sums[32][33];
+  const int64_t d = int64_t{blockIdx.x} * 32 + threadIdx.x;
+  float sum = 0;
+  if (d < D)
+    for (int64_t b = threadIdx.y; b < num_partials; b += 32) sum += partials_BD[b * D + d];
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || d >= D) return;
+  float total = 0;
+  for (int i = 0; i < 32; ++i) total += sums[i][threadIdx.x];
+  dweight[d] = total;
+}
+
+unsigned row_blocks(int64_t num_rows) {
+  return static_cast<unsigned>(std::min<int64_t>(num_rows, 1 << 16));
+}
+
+unsigned feature_blocks(int64_t num_features, int64_t width) {
+  return static_cast<unsigned>((num_features + width - 1) / width);
+}
+
+template <class T>
+void forward(const RmsNormForwardCuda& op, StreamHandle stream) {
+  const RowGroups groups = row_groups(op.dtype, op.num_rows, op.num_features);
+  const auto blocks = static_cast<unsigned>(groups.num_blocks);
+  const auto threads = static_cast<unsigned>(groups.block_threads());
+  const bool aligned =
+      is_vector_aligned(op.x_RD) && is_vector_aligned(op.weight_D) && is_vector_aligned(op.y_RD);
+  if (!aligned || groups.vectors_per_thread == 0) {
+    wide_forward_kernel<T><<<row_blocks(op.num_rows), kWideThreads, 0, stream>>>(op);
+  } else if (groups.vectors_per_thread == 1) {
+    forward_kernel<T, 1><<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
+  } else {
+    forward_kernel<T, 2><<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
+  }
+  check_launch("rms_norm forward");
+}
+
+template <class T>
+void backward(const RmsNormBackwardCuda& op, StreamHandle stream) {
+  const RowGroups groups = row_groups(op.dtype, op.num_rows, op.num_features);
+  const auto blocks = static_cast<unsigned>(groups.num_blocks);
+  const auto threads = static_cast<unsigned>(groups.block_threads());
+  const bool aligned = is_vector_aligned(op.x_RD) && is_vector_aligned(op.weight_D) &&
+                       is_vector_aligned(op.dy_RD) && is_vector_aligned(op.dx_RD);
+  if (!aligned || groups.vectors_per_thread == 0) {
+    if (op.dx_RD != nullptr && op.num_rows > 0)
+      wide_input_gradient_kernel<T><<<row_blocks(op.num_rows), kWideThreads, 0, stream>>>(op);
+    if (op.dweight_D != nullptr) {
+      const dim3 grid(feature_blocks(op.num_features, kWideThreads), blocks);
+      wide_weight_gradient_kernel<T><<<grid, kWideThreads, 0, stream>>>(op);
+    }
+  } else if (groups.vectors_per_thread == 1) {
+    backward_kernel<T, 1><<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
+  } else {
+    backward_kernel<T, 2><<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
+  }
+  check_launch("rms_norm backward");
+}
+
+}  // namespace
+
+void rms_norm_forward_cuda(const RmsNormForwardCuda& op, StreamHandle stream) {
+  if (op.num_rows == 0) return;
+  dispatch_cuda_dtype(op.dtype, [&](auto tag) { forward<decltype(tag)>(op, stream); });
+}
+
+void rms_norm_backward_cuda(const RmsNormBackwardCuda& op, StreamHandle stream) {
+  dispatch_cuda_dtype(op.dtype, [&](auto tag) { backward<decltype(tag)>(op, stream); });
+  if (op.dweight_D == nullptr) return;
+  add_partials_kernel<<<feature_blocks(op.num_features, 32), dim3(32, 32), 0, stream>>>(
+      op.partials_BD, rms_norm_num_partials(op.dtype, op.num_rows, op.num_features),
+      op.num_features, op.dweight_D);
+  check_launch("rms_norm weight gradient");
+}
+
+}  // namespace longship
