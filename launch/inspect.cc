@@ -6,6 +6,7 @@
 #include "data/length_statistics.h"
 #include "data/token_file.h"
 #include "launch/config.h"
+#include "launch/device_summary.h"
 #include "launch/layer_summary.h"
 #include "launch/run_folder.h"
 #include "launch/validate.h"
@@ -94,6 +95,10 @@ void inspect_run_folder(const InspectArguments& arguments) {
 int run_inspect(const InspectArguments& arguments) {
   if (arguments.strategies) {
     print(strategy_table());
+    return 0;
+  }
+  if (arguments.devices) {
+    print(device_summary(cuda_info()));
     return 0;
   }
   const fs::path path(arguments.path);

@@ -165,6 +165,8 @@ void add_inspect(CLI::App& app, longship::InspectArguments& arguments) {
   verb->add_flag("--verify", arguments.verify, "Read everything and check every checksum");
   verb->add_flag("--strategies", arguments.strategies,
                  "List the sequence-parallel strategies and what each supports");
+  verb->add_flag("--devices", arguments.devices,
+                 "List the GPUs of this machine, their memory, driver and links");
   verb->add_option("--ranks", arguments.num_ranks, "Ranks to check a configuration for")
       ->capture_default_str();
   add_overrides(*verb, arguments.overrides, "Override a field of the configuration");

@@ -83,6 +83,7 @@ struct InspectArguments {
   int num_ranks = 1;                   // for a configuration
   bool verify = false;                 // read everything and check it
   bool strategies = false;             // list the strategies instead
+  bool devices = false;                // list the GPUs of this machine instead
 };
 int run_inspect(const InspectArguments& arguments);
 

@@ -96,6 +96,9 @@ TEST(Verbs, InspectShowsEachKindOfFile) {
   const ProgramResult strategies = run_longship(0, "inspect --strategies");
   EXPECT_EQ(strategies.exit_code, 0);
   EXPECT_NE(strategies.output.find("ulysses"), std::string::npos) << strategies.output;
+  const ProgramResult devices = run_longship(0, "inspect --devices");
+  EXPECT_EQ(devices.exit_code, 0) << devices.output;
+  EXPECT_NE(devices.output.find("CUDA: "), std::string::npos) << devices.output;
 }
 
 TEST(Verbs, Bf16TrainsAndStaysCloseToFp32) {
