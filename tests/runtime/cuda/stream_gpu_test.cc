@@ -25,7 +25,9 @@ TEST(StreamOnGpu, WaitsForTheEventOfAnother) {
 
 TEST(StreamOnGpu, RunsBesideOthersUnlessItWaits) {
   const Gpu gpu(0);
+  const Tensor tensor = Tensor::zeros(gpu.memory, {1 << 20}, DType::kF32);
   StreamGate gate(*gpu.copy);
+  tensor.fill_zero();
   gpu.compute->synchronize();
   gpu.communication->synchronize();
   EXPECT_FALSE(gpu.copy->record().has_passed());
