@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what building and testing Longship needs on Debian 12 and 13, Ubuntu 22.04 and 24.04.
 # Run as root or as a user with sudo. What is installed already is left alone, and the network is
-# touched only if something is missing. CUDA is not installed by this script.
+# touched only if something is missing. CUDA is not installed by this script;
+# where nvcc is, the headers of cudnn-frontend are installed.
 # shellcheck source=launch/setup/packages.sh
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/packages.sh"
@@ -26,3 +27,8 @@ find_cxx > /dev/null || fail "the C++ compiler must be g++ $min_gcc or clang++ $
   "CXX is '${CXX:-}' (if unset, g++ and g++-12 to g++-15 are tried)"
 find_cmake > /dev/null || pip_install "cmake>=$min_cmake,<4"
 find_cmake > /dev/null || fail "cmake $min_cmake or newer is needed"
+
+# Attention on GPUs is built with cuDNN's C++ headers, which no Debian package holds.
+if command -v nvcc > /dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+  has_cudnn_frontend || pip_install nvidia-cudnn-frontend --no-deps
+fi

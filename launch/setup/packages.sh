@@ -35,11 +35,18 @@ install_packages() {
       "(apt's own messages are above; on Ubuntu the 'universe' component is needed)"
 }
 
-# pip_install REQUIREMENT: from PyPI into $build_dir/tools, apart from the system's Python.
+# pip_install REQUIREMENT [OPTION...]: from PyPI into $build_dir/tools, apart from the system's Python.
 pip_install() {
   python3 -c 'import ensurepip' 2> /dev/null || install_packages python3-venv
   [ -x "$build_dir/tools/bin/pip" ] || python3 -m venv "$build_dir/tools"
   say "installing from PyPI into $build_dir/tools: $1"
-  "$build_dir/tools/bin/pip" -q --disable-pip-version-check install "$1" ||
+  "$build_dir/tools/bin/pip" -q --disable-pip-version-check install "$@" ||
     fail "$1 is needed and could not be installed from PyPI"
+}
+
+# Whether the headers of cudnn-frontend are where CMake looks for them.
+has_cudnn_frontend() {
+  compgen -G "$build_dir/tools/lib/python3*/site-packages/include/cudnn_frontend.h" > /dev/null ||
+    [ -f /usr/include/cudnn_frontend.h ] || [ -f /usr/local/include/cudnn_frontend.h ] ||
+    [ -f "$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/include/cudnn_frontend.h" ]
 }
