@@ -1,7 +1,10 @@
 // Stands in for the ops' CUDA code in a build without it. No tensor can lie on a GPU there, so none
 // of this is ever reached.
 #include "runtime/error.h"
+#include "runtime/ops/merge_partials_cuda.h"
 #include "runtime/ops/rms_norm_cuda.h"
+#include "runtime/ops/sink_logit_cuda.h"
+#include "runtime/ops/softmax_delta_cuda.h"
 
 namespace longship {
 namespace {
@@ -19,6 +22,18 @@ void rms_norm_forward_cuda(const RmsNormForwardCuda&, StreamHandle) {
 }
 void rms_norm_backward_cuda(const RmsNormBackwardCuda&, StreamHandle) {
   refuse("rms_norm");
+}
+void merge_partials_cuda(const MergePartialsCuda&, StreamHandle) {
+  refuse("merge_partials");
+}
+void softmax_delta_cuda(const SoftmaxDeltaCuda&, StreamHandle) {
+  refuse("softmax_delta");
+}
+void add_sink_logit_cuda(const AddSinkLogitCuda&, StreamHandle) {
+  refuse("add_sink_logit");
+}
+void sink_logit_gradient_cuda(const SinkLogitGradientCuda&, StreamHandle) {
+  refuse("sink_logit_gradient");
 }
 
 }  // namespace longship

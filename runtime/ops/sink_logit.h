@@ -12,8 +12,9 @@
 
 namespace longship {
 
-// Turns o_THV and lse_TH (contiguous, accumulator dtype: fp32, fp64) into o' and lse', in place.
-// sink_H [H] in any floating dtype. A row that saw no key (lse = -inf, o = 0) gets lse' = sink.
+// Turns o_THV (fp32 or bf16; fp64) and lse_TH (its accumulator dtype: fp32, fp64), both contiguous,
+// into o' and lse', in place. sink_H [H] in any floating dtype. A row that saw no key (lse = -inf,
+// o = 0) gets lse' = sink.
 void add_sink_logit(const Context& ctx, const Tensor& sink_H, const Tensor& o_THV,
                     const Tensor& lse_TH);
 

@@ -1,0 +1,95 @@
+// Rows that a few neighbouring threads of one warp share: each of them works on kSize elements at a
+// time, then on those num_lanes * kSize further on.
+#pragma once
+
+#include <algorithm>
+#include <initializer_list>
+
+#include "runtime/cuda/vector16.cuh"
+
+namespace longship {
+
+// kSize elements from `from`, in fp32: 1, or a multiple of what Vector16<T> holds where the address
+// is a multiple of 16. Memory that the kernel also writes may be read.
+template <class T, int kSize>
+__device__ void load_elements(const T* from, float (&values)[kSize]) {
+  if constexpr (kSize == 1) {
+    values[0] = to_float(*from);
+  } else {
+    using Vector = Vector16<T>;
+    constexpr int kVectors = kSize / Vector::kSize;
+    Vector vectors[kVectors];
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) vectors[i].words = reinterpret_cast<const uint4*>(from)[i];
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      float part[Vector::kSize];
+      vectors[i].unpack(part);
+#pragma unroll
+      for (int j = 0; j < Vector::kSize; ++j) values[i * Vector::kSize + j] = part[j];
+    }
+  }
+}
+
+template <class T, int kSize>
+__device__ void store_elements(const float (&values)[kSize], T* to) {
+  if constexpr (kSize == 1) {
+    *to = from_float<T>(values[0]);
+  } else {
+    using Vector = Vector16<T>;
+#pragma unroll
+    for (int i = 0; i < kSize / Vector::kSize; ++i) {
+      float part[Vector::kSize];
+#pragma unroll
+      for (int j = 0; j < Vector::kSize; ++j) part[j] = values[i * Vector::kSize + j];
+      Vector::pack(part).store(to + i * Vector::kSize);
+    }
+  }
+}
+
+// What load_elements() and store_elements() of 8 need.
+inline constexpr int kLaneElements = 8;
+inline bool has_whole_lanes(int64_t row_length, std::initializer_list<const void*> addresses) {
+  return row_length % kLaneElements == 0 &&
+         std::all_of(addresses.begin(), addresses.end(), is_vector_aligned);
+}
+
+// A launch over num_rows rows of row_length elements, `size` of them a thread at a time.
+struct RowLanes {
+  static constexpr int kThreads = 256;
+
+  int num_lanes = 1;  // a power of two up to 32
+  unsigned num_blocks = 1;
+
+  RowLanes(int64_t num_rows, int64_t row_length, int size) {
+    while (num_lanes < 32 && num_lanes * size < row_length) num_lanes *= 2;
+    const int64_t rows_per_block = kThreads / num_lanes;
+    num_blocks = static_cast<unsigned>(
+        std::clamp<int64_t>((num_rows + rows_per_block - 1) / rows_per_block, 1, int64_t{1} << 30));
+  }
+};
+
+// Calls f(row, lane) for the rows of this thread. All threads of a row's group call it together.
+template <class F>
+__device__ void for_each_lane_row(int64_t num_rows, int num_lanes, F&& f) {
+  const int lane = static_cast<int>(threadIdx.x) % num_lanes;
+  const int64_t step = int64_t{gridDim.x} * (blockDim.x / num_lanes);
+  int64_t row = int64_t{blockIdx.x} * (blockDim.x / num_lanes) + threadIdx.x / num_lanes;
+  for (; row < num_rows; row += step) f(row, lane);
+}
+
+// The lanes of the group of this thread, for __syncwarp() and shuffles.
+__device__ inline unsigned lane_group(int num_lanes) {
+  const unsigned first =
+      threadIdx.x % 32 / static_cast<unsigned>(num_lanes) * static_cast<unsigned>(num_lanes);
+  return (0xffffffffu >> (32 - num_lanes)) << first;
+}
+
+// The sum over the group; all of its threads get it, and always with the same bits.
+__device__ inline float lane_sum(float value, int num_lanes) {
+  const unsigned group = lane_group(num_lanes);
+  for (int step = num_lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(group, value, step);
+  return value;
+}
+
+}  // namespace longship
