@@ -189,7 +189,7 @@ struct Gradients {
   explicit Gradients(const SoftmaxBlockBackward& gradients)
       : d_o(gradients.do_THV.data<T>()),
         lse(gradients.lse_TH.data<A>()),
-        delta(gradients.delta_TH.data<A>()),
+        delta(gradients.delta_or_o.data<A>()),
         dq(gradients.dq_THD.data<A>()),
         dk(gradients.dk_SKD.data<A>()),
         dv(gradients.dv_SKV.data<A>()) {}
@@ -350,10 +350,11 @@ void check_input(const SoftmaxBlockInput& input) {
 }  // namespace
 
 SoftmaxBlockOutput SoftmaxCpu::forward(Context& ctx, const SoftmaxBlockInput& input,
-                                       const BlockMask& mask) const {
+                                       const BlockMask& mask, DType o_dtype) const {
   check_input(input);
   const int64_t T = input.q_THD.dim(0), H = input.q_THD.dim(1), V = input.v_SKV.dim(2);
   const DType sums = accumulator_dtype(input.q_THD.dtype());
+  LONGSHIP_CHECK(o_dtype == sums, "o in {} of sums in {}", dtype_name(o_dtype), dtype_name(sums));
   SoftmaxBlockOutput output{.o_THV = ctx.zeros({T, H, V}, sums), .lse_TH = ctx.empty({T, H}, sums)};
   dispatch_floating(input.q_THD.dtype(), [&](auto tag) {
     using A = Accumulator<decltype(tag)>;
@@ -371,10 +372,15 @@ void SoftmaxCpu::backward(Context& ctx, const SoftmaxBlockInput& input, const Bl
   const DType sums = accumulator_dtype(input.q_THD.dtype());
   check_tensor("do", gradients.do_THV, {T, H, V}, input.q_THD.dtype());
   check_tensor("lse", gradients.lse_TH, {T, H}, sums);
-  check_tensor("delta", gradients.delta_TH, {T, H}, sums);
+  check_tensor("delta", gradients.delta_or_o, {T, H}, sums);
   check_tensor("dq", gradients.dq_THD, input.q_THD.shape(), sums);
   check_tensor("dk", gradients.dk_SKD, input.k_SKD.shape(), sums);
   check_tensor("dv", gradients.dv_SKV, input.v_SKV.shape(), sums);
+  if (gradients.write_dq) gradients.dq_THD.fill_zero();
+  if (gradients.write_dkv) {
+    gradients.dk_SKD.fill_zero();
+    gradients.dv_SKV.fill_zero();
+  }
   dispatch_floating(input.q_THD.dtype(), [&](auto tag) {
     using T = decltype(tag);
     const Operands<T> in(input);

@@ -13,8 +13,9 @@ namespace longship {
 // Error(kInternal).
 class SoftmaxCpu final : public SoftmaxBlock {
  public:
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input,
-                             const BlockMask& mask) const override;
+  using SoftmaxBlock::forward;
+  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
+                             DType o_dtype) const override;
   void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
                 const SoftmaxBlockBackward& gradients) const override;
 };

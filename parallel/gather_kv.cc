@@ -20,15 +20,14 @@
 // over p of n(r, p) and s the local tokens: keys and values of two groups, 2 N h (D + V) e, what is
 // being sent, s h (D + V) e, and q and o of one group, s c (D e + V g); in the backward also the
 // gradients of two groups of keys, 2 N h (D + V) g, what arrives, at most P s h (D + V) g, and dq,
-// dk and dv of all heads in the accumulator dtype. Groups of one head bound it best and hide most;
-// larger ones make longer messages.
+// dk and dv of all heads in the accumulator dtype (dq as the kernel gives it). Groups of one head
+// bound it best and hide most; larger ones make longer messages.
 #include <algorithm>
 
 #include "parallel/gathered_keys.h"
 #include "parallel/head_exchange.h"
 #include "parallel/key_value.h"
 #include "parallel/resident_schedule.h"
-#include "runtime/ops/softmax_delta.h"
 
 namespace longship {
 namespace {
@@ -138,13 +137,14 @@ class GatherKvPasses final : public ResidentPasses {
 SoftmaxBlockOutput GatherKvPasses::forward(Context& ctx, const ResidentAttention& call) const {
   const AttentionShape& shape = call.shape;
   const Gathered gathered(sp(), call);
-  const DType output = call.sink_logit_H.defined() ? shape.accumulator : shape.dtype;
+  const DType whole = call.sink_logit_H.defined() ? shape.accumulator : shape.dtype;
   const SoftmaxBlockOutput all = {
-      ctx.empty({shape.num_tokens, shape.num_heads, shape.value_size}, output),
+      ctx.empty({shape.num_tokens, shape.num_heads, shape.value_size}, whole),
       ctx.empty({shape.num_tokens, shape.num_heads}, shape.accumulator)};
   for (GroupWalk walk(ctx, gathered.traffic, call, forward_label(), heads_per_group_); !walk.done();
        walk.advance()) {
-    const SoftmaxBlockOutput part = kernel().forward(ctx, walk.arrive(), gathered.mask);
+    const SoftmaxBlockOutput part =
+        kernel().forward(ctx, walk.arrive(), gathered.mask, whole_o_dtype(call));
     heads(all.o_THV, walk.query_heads()).copy_from(part.o_THV);
     heads(all.lse_TH, walk.query_heads()).copy_from(part.lse_TH);
   }
@@ -157,8 +157,9 @@ ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention
   const DType sums = call.shape.accumulator;
   const SoftmaxBlockInput& local = call.input;
   const Gathered gathered(sp(), call);
-  const Tensor delta_TH = softmax_delta(ctx, output.o_THV, do_THV);
-  Tensor dq_THD = ctx.empty(local.q_THD.shape(), sums);
+  const Tensor row_term = row_term_of(ctx, kernel(), output.o_THV, do_THV);
+  const DType dq_dtype = output_dtype(call);
+  Tensor dq_THD = ctx.empty(local.q_THD.shape(), dq_dtype);
   KeyValue home = {ctx.zeros(local.k_SKD.shape(), sums), ctx.zeros(local.v_SKV.shape(), sums)};
 
   KeyTraffic::Return back;
@@ -173,13 +174,14 @@ ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention
     const SoftmaxBlockInput block = walk.arrive();
     const HeadRange query = walk.query_heads();
     const KeyValue part = walk.room(sums);
-    part.fill_zero();
     const SoftmaxBlockBackward gradients{.do_THV = heads(do_THV, query).contiguous(),
                                          .lse_TH = heads(output.lse_TH, query).contiguous(),
-                                         .delta_TH = heads(delta_TH, query).contiguous(),
-                                         .dq_THD = ctx.zeros(block.q_THD.shape(), sums),
+                                         .delta_or_o = heads(row_term, query).contiguous(),
+                                         .dq_THD = ctx.empty(block.q_THD.shape(), dq_dtype),
                                          .dk_SKD = part.k_SKD,
-                                         .dv_SKV = part.v_SKV};
+                                         .dv_SKV = part.v_SKV,
+                                         .write_dq = true,
+                                         .write_dkv = true};
     kernel().backward(ctx, block, gathered.mask, gradients);
     heads(dq_THD, query).copy_from(gradients.dq_THD);
     finish_return();

@@ -26,7 +26,6 @@
 #include "parallel/attention_shape.h"
 #include "parallel/gathered_keys.h"
 #include "parallel/latent_expansion.h"
-#include "runtime/ops/softmax_delta.h"
 
 namespace longship {
 namespace {
@@ -54,7 +53,8 @@ class GatherLatentPasses {
   const Group& sp() const { return sp_; }
 
   struct Gradients {
-    Tensor dq_THD, dlatent_TL;  // in the accumulator dtype
+    Tensor dq_THD;      // as the kernel gives it
+    Tensor dlatent_TL;  // in the accumulator dtype
   };
 
   // o in q's dtype, with the lse of whole rows.
@@ -129,17 +129,20 @@ GatherLatentPasses::Gradients GatherLatentPasses::backward(Context& ctx, const L
   const DType sums = call.shape.accumulator;
   const Gathered gathered(ctx, kLabel, sp_, call);
   const LatentExpansion expansion(call.shape, call.expand_OC);
-  const Tensor delta_TH = softmax_delta(ctx, output.o_THV, do_THV);
-  Gradients all = {ctx.empty(call.q_THD.shape(), sums), ctx.zeros(call.latent_TL.shape(), sums)};
+  const Tensor row_term = row_term_of(ctx, kernel_, output.o_THV, do_THV);
+  const DType dtype = kernel_.output_dtype(call.shape.dtype);
+  Gradients all = {ctx.empty(call.q_THD.shape(), dtype), ctx.zeros(call.latent_TL.shape(), sums)};
   Tensor dlatent_SL = ctx.zeros(gathered.latent_SL.shape(), sums);
   for_each_group(
       ctx, call, gathered.latent_SL, [&](HeadRange heads, const SoftmaxBlockInput& block) {
         const SoftmaxBlockBackward gradients{.do_THV = heads_of(do_THV, heads).contiguous(),
                                              .lse_TH = heads_of(output.lse_TH, heads).contiguous(),
-                                             .delta_TH = heads_of(delta_TH, heads).contiguous(),
-                                             .dq_THD = ctx.zeros(block.q_THD.shape(), sums),
-                                             .dk_SKD = ctx.zeros(block.k_SKD.shape(), sums),
-                                             .dv_SKV = ctx.zeros(block.v_SKV.shape(), sums)};
+                                             .delta_or_o = heads_of(row_term, heads).contiguous(),
+                                             .dq_THD = ctx.empty(block.q_THD.shape(), dtype),
+                                             .dk_SKD = ctx.empty(block.k_SKD.shape(), dtype),
+                                             .dv_SKV = ctx.empty(block.v_SKV.shape(), dtype),
+                                             .write_dq = true,
+                                             .write_dkv = true};
         kernel_.backward(ctx, block, gathered.mask, gradients);
         heads_of(all.dq_THD, heads).copy_from(gradients.dq_THD);
         expansion.add_gradients(ctx, gathered.latent_SL, heads,

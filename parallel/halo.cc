@@ -29,7 +29,6 @@
 #include "parallel/gathered_keys.h"
 #include "parallel/resident_schedule.h"
 #include "runtime/ops/merge_partials.h"
-#include "runtime/ops/softmax_delta.h"
 
 namespace longship {
 namespace {
@@ -109,7 +108,8 @@ SoftmaxBlockOutput HaloPasses::forward(Context& ctx, const ResidentAttention& ca
   const TensorRows fetched = empty_like(ctx, own, halo.traffic().keys().num_rows);
   Work work = halo.traffic().gather(forward_label(), own, fetched);
   const SoftmaxBlockOutput merged =
-      kernel().forward(ctx, local, halo.local_block({0, call.shape.num_tokens}).mask);
+      kernel().forward(ctx, local, halo.local_block({0, call.shape.num_tokens}).mask,
+                       halo.blocks().empty() ? whole_o_dtype(call) : call.shape.accumulator);
   work.wait();
   for (const Halo::Block& block : halo.blocks()) {
     const SoftmaxBlockOutput part =
@@ -130,16 +130,16 @@ ResidentGradients HaloPasses::backward(Context& ctx, const ResidentAttention& ca
   const TensorRows fetched = empty_like(ctx, own, halo.traffic().keys().num_rows);
   Work work = halo.traffic().gather(backward_label(), own, fetched);
 
-  const Tensor delta_TH = softmax_delta(ctx, output.o_THV, do_THV);
+  const Tensor row_term = row_term_of(ctx, kernel(), output.o_THV, do_THV);
   const Tensor dq_THD = ctx.zeros(local.q_THD.shape(), sums);
   const TensorRows home = zeros_like(ctx, own, sums);
   auto add_gradients = [&](const TensorRows& keys, const Halo::Block& block,
                            const TensorRows& key_gradients) {
-    const TensorRows rows = slice({do_THV, output.lse_TH, delta_TH, dq_THD}, block.queries);
+    const TensorRows rows = slice({do_THV, output.lse_TH, row_term, dq_THD}, block.queries);
     kernel().backward(ctx, with_keys(local, keys, block.queries), block.mask,
                       {.do_THV = rows[0],
                        .lse_TH = rows[1],
-                       .delta_TH = rows[2],
+                       .delta_or_o = rows[2],
                        .dq_THD = rows[3],
                        .dk_SKD = key_gradients[0],
                        .dv_SKV = key_gradients[1]});

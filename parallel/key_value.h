@@ -20,10 +20,6 @@ struct KeyValue {
   }
 
   bool defined() const { return k_SKD.defined(); }
-  void fill_zero() const {
-    k_SKD.fill_zero();
-    v_SKV.fill_zero();
-  }
 
   // To be sent and added together.
   operator TensorRows() const { return {k_SKD, v_SKV}; }

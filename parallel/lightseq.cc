@@ -3,7 +3,6 @@
 #include "parallel/resident_schedule.h"
 #include "parallel/tensor_rows.h"
 #include "runtime/ops/merge_partials.h"
-#include "runtime/ops/softmax_delta.h"
 
 namespace longship {
 namespace {
@@ -32,7 +31,7 @@ class ForwardPass final : public LightseqPass {
     block.q_THD = queries[0];
     block.k_SKD = keys[0];
     block.v_SKV = keys[1];
-    const SoftmaxBlockOutput output = kernel_.forward(ctx_, block, mask);
+    const SoftmaxBlockOutput output = kernel_.forward(ctx_, block, mask, call_.shape.accumulator);
     TensorRows part = {output.o_THV, output.lse_TH};
     if (task.query_rank != call_.plan.rank()) return part;
     if (task.key_rank == task.query_rank)
@@ -81,7 +80,7 @@ class BackwardPass final : public LightseqPass {
     kernel_.backward(ctx_, block, mask,
                      {.do_THV = queries[1],
                       .lse_TH = queries[2],
-                      .delta_TH = queries[3],
+                      .delta_or_o = queries[3],
                       .dq_THD = dq[0],
                       .dk_SKD = dkv[0],
                       .dv_SKV = dkv[1]});
@@ -254,9 +253,10 @@ class LightseqPasses final : public ResidentPasses {
                              const Tensor& do_THV) const override {
     BackwardPass pass(ctx, kernel(), call);
     const SoftmaxBlockInput& local = call.input;
-    const Tensor delta_TH = softmax_delta(ctx, output.o_THV, do_THV);
-    LightseqWalk(sp(), call, {local.q_THD, do_THV, output.lse_TH, delta_TH},
-                 {local.k_SKD, local.v_SKV})
+    LightseqWalk(
+        sp(), call,
+        {local.q_THD, do_THV, output.lse_TH, row_term_of(ctx, kernel(), output.o_THV, do_THV)},
+        {local.k_SKD, local.v_SKV})
         .run(ctx, backward_label(), pass);
     return pass.gradients();
   }

@@ -21,7 +21,7 @@ struct ResidentAttention {
   Tensor sink_logit_H;  // undefined = none
 };
 
-// Of the rank's own tokens, in the accumulator dtype.
+// Of the rank's own tokens, each in the accumulator dtype or as the kernel rounded it.
 struct ResidentGradients {
   Tensor dq_THD;
   Tensor dk_TKD;
@@ -45,6 +45,14 @@ class ResidentPasses {
   std::string_view backward_label() const { return backward_label_; }
   const Group& sp() const { return sp_; }
   const SoftmaxBlock& kernel() const { return kernel_; }
+  // In which the kernel gives o and gradients of `call` when nothing is to be merged or added.
+  DType output_dtype(const ResidentAttention& call) const {
+    return kernel_.output_dtype(call.shape.dtype);
+  }
+  // In which it gives an o that is whole, but for the sink logit.
+  DType whole_o_dtype(const ResidentAttention& call) const {
+    return call.sink_logit_H.defined() ? call.shape.accumulator : output_dtype(call);
+  }
 
   // o of the own tokens with the lse of whole rows, before the sink logit takes its part. o is in
   // the accumulator dtype, or in that of q if there is no sink logit.

@@ -5,7 +5,6 @@
 #include "parallel/key_value.h"
 #include "parallel/visible_rows.h"
 #include "runtime/ops/merge_partials.h"
-#include "runtime/ops/softmax_delta.h"
 
 namespace longship {
 namespace {
@@ -102,7 +101,8 @@ SoftmaxBlockOutput RingPasses::forward(Context& ctx, const ResidentAttention& ca
     if (step < walk.num_steps()) work = walk.exchange(forward_label(), std::move(batch));
     const BlockMask mask = walk.mask(step);
     if (step == 0) {
-      merged = kernel().forward(ctx, block, mask);
+      merged = kernel().forward(
+          ctx, block, mask, walk.num_steps() > 0 ? call.shape.accumulator : whole_o_dtype(call));
     } else if (!mask.empty()) {
       const SoftmaxBlockOutput part = kernel().forward(ctx, block, mask);
       merge_partials(ctx, merged.o_THV, merged.lse_TH, part.o_THV, part.lse_TH);
@@ -120,16 +120,18 @@ ResidentGradients RingPasses::backward(Context& ctx, const ResidentAttention& ca
                                        const SoftmaxBlockOutput& output,
                                        const Tensor& do_THV) const {
   const AttentionShape& shape = call.shape;
-  const DType sums = shape.accumulator;
   RingWalk walk(sp(), call.plan, shape, call.rule);
 
   SoftmaxBlockInput block = call.input;
+  const DType part_dtype = output_dtype(call);
+  const DType sums = walk.num_steps() > 0 ? shape.accumulator : part_dtype;
   SoftmaxBlockBackward gradients{.do_THV = do_THV,
                                  .lse_TH = output.lse_TH,
-                                 .delta_TH = softmax_delta(ctx, output.o_THV, do_THV),
-                                 .dq_THD = ctx.zeros(block.q_THD.shape(), sums),
+                                 .delta_or_o = row_term_of(ctx, kernel(), output.o_THV, do_THV),
+                                 .dq_THD = ctx.empty(block.q_THD.shape(), sums),
                                  .dk_SKD = {},
-                                 .dv_SKV = {}};
+                                 .dv_SKV = {},
+                                 .write_dkv = true};
   KeyValueBuffer own_part, travelling[2];
   KeyValue leaving;  // the gradients of the last step's keys, summed so far
   for (int step = 0; step <= walk.num_steps(); ++step) {
@@ -145,11 +147,11 @@ ResidentGradients RingPasses::backward(Context& ctx, const ResidentAttention& ca
 
     const BlockMask mask = walk.mask(step);
     // At the first step nothing arrives: the own part is the sum.
-    const KeyValue part = step > 0 ? walk.rows(ctx, own_part, sums, step) : sum;
+    const KeyValue part = step > 0 ? walk.rows(ctx, own_part, part_dtype, step) : sum;
     if (step == 0 || !mask.empty()) {
-      part.fill_zero();
       gradients.dk_SKD = part.k_SKD;
       gradients.dv_SKV = part.v_SKV;
+      gradients.write_dq = step == 0;
       kernel().backward(ctx, block, mask, gradients);
     }
     work.wait();

@@ -1,6 +1,13 @@
 #include "parallel/softmax_block.h"
 
+#include "runtime/ops/softmax_delta.h"
+
 namespace longship {
+
+Tensor row_term_of(const Context& ctx, const SoftmaxBlock& kernel, const Tensor& o_THV,
+                   const Tensor& do_THV) {
+  return kernel.row_term() == RowTerm::kOutput ? o_THV : softmax_delta(ctx, o_THV, do_THV);
+}
 
 std::vector<int64_t> grouped_kv_heads(int64_t num_heads, int64_t num_kv_heads) {
   LONGSHIP_CHECK(num_kv_heads > 0 && num_heads % num_kv_heads == 0,

@@ -1,7 +1,5 @@
 #include "parallel/softmax_local.h"
 
-#include "runtime/ops/softmax_delta.h"
-
 namespace longship {
 namespace {
 
@@ -11,20 +9,23 @@ class LocalPasses final : public ResidentPasses {
       : ResidentPasses(name, Group::self(), kernel) {}
 
   SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const override {
-    return kernel().forward(ctx, call.input, mask(call));
+    return kernel().forward(ctx, call.input, mask(call), whole_o_dtype(call));
   }
 
   ResidentGradients backward(Context& ctx, const ResidentAttention& call,
                              const SoftmaxBlockOutput& output,
                              const Tensor& do_THV) const override {
     const SoftmaxBlockInput& in = call.input;
-    const DType sums = call.shape.accumulator;
-    const SoftmaxBlockBackward gradients{.do_THV = do_THV,
-                                         .lse_TH = output.lse_TH,
-                                         .delta_TH = softmax_delta(ctx, output.o_THV, do_THV),
-                                         .dq_THD = ctx.zeros(in.q_THD.shape(), sums),
-                                         .dk_SKD = ctx.zeros(in.k_SKD.shape(), sums),
-                                         .dv_SKV = ctx.zeros(in.v_SKV.shape(), sums)};
+    const DType dtype = output_dtype(call);
+    const SoftmaxBlockBackward gradients{
+        .do_THV = do_THV,
+        .lse_TH = output.lse_TH,
+        .delta_or_o = row_term_of(ctx, kernel(), output.o_THV, do_THV),
+        .dq_THD = ctx.empty(in.q_THD.shape(), dtype),
+        .dk_SKD = ctx.empty(in.k_SKD.shape(), dtype),
+        .dv_SKV = ctx.empty(in.v_SKV.shape(), dtype),
+        .write_dq = true,
+        .write_dkv = true};
     kernel().backward(ctx, in, mask(call), gradients);
     return {gradients.dq_THD, gradients.dk_SKD, gradients.dv_SKV};
   }

@@ -29,7 +29,6 @@
 #include "parallel/tensor_rows.h"
 #include "parallel/visible_rows.h"
 #include "runtime/ops/merge_partials.h"
-#include "runtime/ops/softmax_delta.h"
 
 namespace longship {
 namespace {
@@ -172,7 +171,7 @@ class TokenRingPasses final : public ResidentPasses {
     auto compute = [&](const TensorRows& queries, const BlockMask& mask) -> TensorRows {
       SoftmaxBlockInput block = call.input;
       block.q_THD = queries[0];
-      const SoftmaxBlockOutput part = kernel().forward(ctx, block, mask);
+      const SoftmaxBlockOutput part = kernel().forward(ctx, block, mask, call.shape.accumulator);
       return {part.o_THV, part.lse_TH};
     };
     const TensorRows merged =
@@ -194,23 +193,24 @@ class TokenRingPasses final : public ResidentPasses {
     auto compute = [&](const TensorRows& queries, const BlockMask& mask) -> TensorRows {
       SoftmaxBlockInput block = local;
       block.q_THD = queries[0];
-      const Tensor dq_THD = ctx.zeros(block.q_THD.shape(), sums);
+      const Tensor dq_THD = ctx.empty(block.q_THD.shape(), sums);
       kernel().backward(ctx, block, mask,
                         {.do_THV = queries[1],
                          .lse_TH = queries[2],
-                         .delta_TH = queries[3],
+                         .delta_or_o = queries[3],
                          .dq_THD = dq_THD,
                          .dk_SKD = dk_TKD,
-                         .dv_SKV = dv_TKV});
+                         .dv_SKV = dv_TKV,
+                         .write_dq = true});
       return {dq_THD};
     };
-    const TensorRows dq =
-        TokenRingWalk(sp(), call.plan, call.rule)
-            .run(ctx, backward_label(),
-                 {local.q_THD, do_THV, output.lse_TH, softmax_delta(ctx, output.o_THV, do_THV)},
-                 compute, [&](const TensorRows& home, const TensorRows& arrived) {
-                   accumulate(ctx, home, arrived);
-                 });
+    const TensorRows dq = TokenRingWalk(sp(), call.plan, call.rule)
+                              .run(ctx, backward_label(),
+                                   {local.q_THD, do_THV, output.lse_TH,
+                                    row_term_of(ctx, kernel(), output.o_THV, do_THV)},
+                                   compute, [&](const TensorRows& home, const TensorRows& arrived) {
+                                     accumulate(ctx, home, arrived);
+                                   });
     return {dq[0], dk_TKD, dv_TKV};
   }
 };

@@ -71,7 +71,7 @@ void backward(Context& ctx, const SoftmaxBlock& kernel, const Problem& problem, 
   const DType sums = result.output.lse_TH.dtype();
   result.gradients = {.do_THV = problem.do_THV,
                       .lse_TH = result.output.lse_TH,
-                      .delta_TH = softmax_delta(ctx, result.output.o_THV, problem.do_THV),
+                      .delta_or_o = softmax_delta(ctx, result.output.o_THV, problem.do_THV),
                       .dq_THD = ctx.zeros(problem.input.q_THD.shape(), sums),
                       .dk_SKD = ctx.zeros(problem.input.k_SKD.shape(), sums),
                       .dv_SKV = ctx.zeros(problem.input.v_SKV.shape(), sums)};
@@ -249,6 +249,18 @@ TEST(SoftmaxCpu, BackwardAddsToWhatIsThere) {
   }
 }
 
+TEST(SoftmaxCpu, BackwardWritesWhereItIsTold) {
+  Context ctx;
+  const Problem problem = make_problem(ctx, 40, 40, {}, documents({40}), DType::kF64);
+  const Result once = run(ctx, kKernel, problem);
+  Result again = run(ctx, kKernel, problem);
+  again.gradients.write_dq = again.gradients.write_dkv = true;
+  kKernel.backward(ctx, problem.input, problem.mask, again.gradients);
+  for (auto member : {&SoftmaxBlockBackward::dq_THD, &SoftmaxBlockBackward::dk_SKD,
+                      &SoftmaxBlockBackward::dv_SKV})
+    EXPECT_TRUE(bitwise_equal(once.gradients.*member, again.gradients.*member));
+}
+
 // What ring attention does: blocks of keys one by one, partial outputs merged, and the backward of
 // each block given the merged lse and delta.
 TEST(SoftmaxCpu, BlocksOfKeysMergeIntoTheWhole) {
@@ -287,7 +299,7 @@ TEST(SoftmaxCpu, BlocksOfKeysMergeIntoTheWhole) {
     EXPECT_LE(relative_rms(merged.lse_TH, expected.output.lse_TH), 1e-14);
 
     Result sum{.output = merged, .gradients = expected.gradients};
-    sum.gradients.delta_TH = softmax_delta(ctx, merged.o_THV, problem.do_THV);
+    sum.gradients.delta_or_o = softmax_delta(ctx, merged.o_THV, problem.do_THV);
     sum.gradients.lse_TH = merged.lse_TH;
     sum.gradients.dq_THD = ctx.zeros(problem.input.q_THD.shape(), DType::kF64);
     sum.gradients.dk_SKD = ctx.zeros(problem.input.k_SKD.shape(), DType::kF64);

@@ -122,12 +122,13 @@ void run_softmax(Context& ctx, const Options& options, Table& table, const char*
                                   .scale = like.input.scale};
     const BlockMask mask = document_mask(documents, documents, {.window = window});
     const SoftmaxBlockOutput output = kernel.forward(ctx, input, mask);
-    const SoftmaxBlockBackward gradients{.do_THV = like.do_THV,
-                                         .lse_TH = output.lse_TH,
-                                         .delta_TH = softmax_delta(ctx, output.o_THV, like.do_THV),
-                                         .dq_THD = ctx.zeros(input.q_THD.shape(), DType::kF32),
-                                         .dk_SKD = ctx.zeros(input.k_SKD.shape(), DType::kF32),
-                                         .dv_SKV = ctx.zeros(input.v_SKV.shape(), DType::kF32)};
+    const SoftmaxBlockBackward gradients{
+        .do_THV = like.do_THV,
+        .lse_TH = output.lse_TH,
+        .delta_or_o = softmax_delta(ctx, output.o_THV, like.do_THV),
+        .dq_THD = ctx.zeros(input.q_THD.shape(), DType::kF32),
+        .dk_SKD = ctx.zeros(input.k_SKD.shape(), DType::kF32),
+        .dv_SKV = ctx.zeros(input.v_SKV.shape(), DType::kF32)};
     // Keys that a query sees on average.
     const double w = static_cast<double>(window > 0 ? std::min(window, T) : T),
                  t = static_cast<double>(T);

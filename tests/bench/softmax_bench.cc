@@ -79,7 +79,7 @@ void backward(benchmark::State& state) {
   const DType sums = DTypeOf<Accumulator<T>>::value;
   const SoftmaxBlockBackward gradients{.do_THV = do_THV,
                                        .lse_TH = output.lse_TH,
-                                       .delta_TH = softmax_delta(c.ctx, output.o_THV, do_THV),
+                                       .delta_or_o = softmax_delta(c.ctx, output.o_THV, do_THV),
                                        .dq_THD = c.ctx.zeros(c.input.q_THD.shape(), sums),
                                        .dk_SKD = c.ctx.zeros(c.input.k_SKD.shape(), sums),
                                        .dv_SKV = c.ctx.zeros(c.input.v_SKV.shape(), sums)};

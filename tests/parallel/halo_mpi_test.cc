@@ -211,10 +211,10 @@ TEST(Halo, FetchesSinkTokensTheAnchorAndBothSides) {
 // Keeps the number of query rows of the blocks that it is asked for.
 class RowCountingSoftmax final : public SoftmaxBlock {
  public:
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input,
-                             const BlockMask& mask) const override {
+  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
+                             DType o_dtype) const override {
     forward_rows.push_back(input.q_THD.dim(0));
-    return kKernel.forward(ctx, input, mask);
+    return kKernel.forward(ctx, input, mask, o_dtype);
   }
   void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
                 const SoftmaxBlockBackward& gradients) const override {

@@ -197,10 +197,10 @@ class CountingSoftmax final : public SoftmaxBlock {
     }
   };
 
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input,
-                             const BlockMask& mask) const override {
+  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
+                             DType o_dtype) const override {
     forward_count.add(mask);
-    return kKernel.forward(ctx, input, mask);
+    return kKernel.forward(ctx, input, mask, o_dtype);
   }
   void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
                 const SoftmaxBlockBackward& gradients) const override {

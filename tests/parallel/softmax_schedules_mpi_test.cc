@@ -162,10 +162,10 @@ TEST(SoftmaxSchedules, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
 // Counts the blocks that it is asked for.
 class CountingSoftmax final : public SoftmaxBlock {
  public:
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input,
-                             const BlockMask& mask) const override {
+  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
+                             DType o_dtype) const override {
     ++num_forward;
-    return kKernel.forward(ctx, input, mask);
+    return kKernel.forward(ctx, input, mask, o_dtype);
   }
   void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
                 const SoftmaxBlockBackward& gradients) const override {

@@ -136,15 +136,14 @@ Problem problem_of(const Tensor& q_THD, const Tensor& k_SKD, const Tensor& v_SKV
 }  // namespace
 
 SoftmaxBlockOutput NaiveSoftmax::forward(Context& ctx, const SoftmaxBlockInput& input,
-                                         const BlockMask& mask) const {
+                                         const BlockMask& mask, DType o_dtype) const {
   const Tensor q = widen(input.q_THD), k = widen(input.k_SKD), v = widen(input.v_SKV);
   const Problem problem =
       problem_of(q, k, v, input.kv_head, input.scale, sees_of(mask, q.dim(0), k.dim(0)));
   const Tensor o = scratch({problem.T, problem.H, problem.V}),
                lse = scratch({problem.T, problem.H});
   attend(problem, o.data<double>(), lse.data<double>());
-  const DType sums = accumulator_dtype(input.q_THD.dtype());
-  return {narrow(ctx, o, sums), narrow(ctx, lse, sums)};
+  return {narrow(ctx, o, o_dtype), narrow(ctx, lse, accumulator_dtype(input.q_THD.dtype()))};
 }
 
 void NaiveSoftmax::backward(Context&, const SoftmaxBlockInput& input, const BlockMask& mask,
@@ -152,10 +151,14 @@ void NaiveSoftmax::backward(Context&, const SoftmaxBlockInput& input, const Bloc
   const Tensor q = widen(input.q_THD), k = widen(input.k_SKD), v = widen(input.v_SKV);
   const Problem problem =
       problem_of(q, k, v, input.kv_head, input.scale, sees_of(mask, q.dim(0), k.dim(0)));
-  const Tensor dq = widen(gradients.dq_THD), dk = widen(gradients.dk_SKD),
-               dv = widen(gradients.dv_SKV);
+  auto start = [](const Tensor& gradient, bool write) {
+    return write ? scratch(gradient.shape()) : widen(gradient);
+  };
+  const Tensor dq = start(gradients.dq_THD, gradients.write_dq);
+  const Tensor dk = start(gradients.dk_SKD, gradients.write_dkv);
+  const Tensor dv = start(gradients.dv_SKV, gradients.write_dkv);
   differentiate(problem, widen(gradients.do_THV).data<double>(),
-                widen(gradients.lse_TH).data<double>(), widen(gradients.delta_TH).data<double>(),
+                widen(gradients.lse_TH).data<double>(), widen(gradients.delta_or_o).data<double>(),
                 dq.data<double>(), dk.data<double>(), dv.data<double>());
   gradients.dq_THD.copy_from(dq);
   gradients.dk_SKD.copy_from(dk);

@@ -9,8 +9,9 @@ namespace longship::testing {
 // A kernel that computes every block in fp64 and rounds its results once.
 class NaiveSoftmax final : public SoftmaxBlock {
  public:
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input,
-                             const BlockMask& mask) const override;
+  using SoftmaxBlock::forward;
+  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
+                             DType o_dtype) const override;
   void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
                 const SoftmaxBlockBackward& gradients) const override;
 };
