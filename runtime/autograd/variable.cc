@@ -1,6 +1,8 @@
 #include "runtime/autograd/variable.h"
 
-#include "runtime/parallel_for.h"
+#include <utility>
+
+#include "runtime/ops/add_elements.h"
 
 namespace longship {
 
@@ -12,20 +14,14 @@ void Gradient::add(Context& ctx, Tensor contribution) {
     sum_ = std::move(contribution);
     return;
   }
-  Tensor result = sum_.is_unique() ? sum_ : ctx.empty(shape_, dtype_);
-  dispatch_floating(dtype_, [&](auto tag) {
-    using T = decltype(tag);
-    using A = Accumulator<T>;
-    T* out = result.data<T>();
-    const T* a = sum_.data<T>();
-    const T* b = contribution.data<T>();
-    parallel_for(ctx, result.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
-#pragma GCC ivdep
-      for (int64_t i = begin; i < end; ++i)
-        out[i] = static_cast<T>(static_cast<A>(a[i]) + static_cast<A>(b[i]));
-    });
-  });
-  sum_ = std::move(result);
+  const Update update = begin_update(ctx);
+  add_elements(ctx, update.before, contribution, update.after);
+}
+
+Gradient::Update Gradient::begin_update(Context& ctx) {
+  const bool in_place = sum_.defined() && sum_.is_unique();
+  const Tensor after = in_place ? sum_ : ctx.empty(shape_, dtype_);
+  return {std::exchange(sum_, after), after};
 }
 
 Tensor& Gradient::accumulate_into(Context& ctx) {

@@ -27,6 +27,14 @@ class Gradient {
   // place (weight gradients).
   Tensor& accumulate_into(Context& ctx);
 
+  // For ops that add what is there in the same pass that computes their contribution: the caller
+  // has to fill `after`, the new sum, with `before` + contribution, or with the contribution alone
+  // where `before` is undefined. Both may be one memory: where nothing else views the sum.
+  struct Update {
+    Tensor before, after;
+  };
+  Update begin_update(Context& ctx);
+
   bool defined() const { return sum_.defined(); }
   const Tensor& sum() const { return sum_; }
   Tensor take() { return std::move(sum_); }

@@ -35,6 +35,10 @@ struct Vector16 {
   __device__ static Vector16 load(const T* from) {
     return {__ldg(reinterpret_cast<const uint4*>(from))};
   }
+  // Of elements that this kernel changes.
+  __device__ static Vector16 load_mutable(const T* from) {
+    return {*reinterpret_cast<const uint4*>(from)};
+  }
   // Makes the next unpack() start from the packed words, where the compiler would rather keep the
   // values of the last one in twice the registers.
   __device__ void forget_values() {

@@ -1,6 +1,7 @@
 #include "runtime/ops/add.h"
 
-#include "runtime/parallel_for.h"
+#include "runtime/device_dispatch.h"
+#include "runtime/ops/add_elements.h"
 
 namespace longship {
 namespace {
@@ -26,18 +27,8 @@ Variable add(Context& ctx, const Variable& a, const Variable& b) {
   const Tensor left = a.value().contiguous();
   const Tensor right = b.value().contiguous();
   const Tensor y = ctx.empty(a.shape(), a.dtype());
-  dispatch_floating(a.dtype(), [&](auto tag) {
-    using T = decltype(tag);
-    using A = Accumulator<T>;
-    const T* p = left.data<T>();
-    const T* q = right.data<T>();
-    T* out = y.data<T>();
-    parallel_for(ctx, y.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
-#pragma GCC ivdep
-      for (int64_t i = begin; i < end; ++i)
-        out[i] = static_cast<T>(static_cast<A>(p[i]) + static_cast<A>(q[i]));
-    });
-  });
+  require_one_device("add", {&left, &right, &y});
+  add_elements(ctx, left, right, y);
   std::unique_ptr<Node> node;
   if (is_recording(ctx, {&a, &b})) node = std::make_unique<AddNode>();
   return record(ctx, "add", y, std::move(node), {&a, &b});

@@ -1,6 +1,7 @@
 // Stands in for the ops' CUDA code in a build without it. No tensor can lie on a GPU there, so none
 // of this is ever reached.
 #include "runtime/error.h"
+#include "runtime/ops/elementwise_cuda.h"
 #include "runtime/ops/merge_partials_cuda.h"
 #include "runtime/ops/rms_norm_cuda.h"
 #include "runtime/ops/sink_logit_cuda.h"
@@ -16,6 +17,31 @@ namespace {
 }
 
 }  // namespace
+
+void add_cuda(const ElementwiseCuda&, StreamHandle) {
+  refuse("add");
+}
+void scale_cuda(const ElementwiseCuda&, float, StreamHandle) {
+  refuse("scale");
+}
+void silu_forward_cuda(const ElementwiseCuda&, StreamHandle) {
+  refuse("silu");
+}
+void silu_backward_cuda(const ElementwiseCuda&, StreamHandle) {
+  refuse("silu");
+}
+void sigmoid_gate_forward_cuda(const ElementwiseCuda&, StreamHandle) {
+  refuse("sigmoid_gate");
+}
+void sigmoid_gate_backward_cuda(const ElementwiseCuda&, StreamHandle) {
+  refuse("sigmoid_gate");
+}
+void swiglu_forward_cuda(const ElementwiseCuda&, StreamHandle) {
+  refuse("swiglu");
+}
+void swiglu_backward_cuda(const ElementwiseCuda&, StreamHandle) {
+  refuse("swiglu");
+}
 
 void rms_norm_forward_cuda(const RmsNormForwardCuda&, StreamHandle) {
   refuse("rms_norm");

@@ -1,10 +1,28 @@
 #include "runtime/ops/sigmoid_gate.h"
 
+#include "runtime/device_dispatch.h"
+#include "runtime/ops/elementwise.h"
 #include "runtime/ops/for_each_row.h"
 #include "runtime/vector_sigmoid.h"
 
 namespace longship {
 namespace {
+
+void forward_cpu(const Context& ctx, const Tensor& x_of, const Tensor& gate_of,
+                 const Tensor& y_of) {
+  dispatch_floating(y_of.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    using A = Accumulator<T>;
+    const T *x = x_of.data<T>(), *gate = gate_of.data<T>();
+    T* y = y_of.data<T>();
+    const int64_t num_features = y_of.dim(-1);
+    for_each_row(ctx, y_of, num_features, [&](int64_t first) {
+#pragma GCC ivdep
+      for (int64_t i = first; i < first + num_features; ++i)
+        y[i] = static_cast<T>(static_cast<A>(x[i]) * vector_sigmoid(static_cast<A>(gate[i])));
+    });
+  });
+}
 
 struct SigmoidGateNode final : Node {
   struct Saved {
@@ -17,6 +35,25 @@ struct SigmoidGateNode final : Node {
     const Tensor dy_of = grad_output(ctx).contiguous();
     const Tensor dx_of = ctx.empty(dy_of.shape(), dy_of.dtype());
     const Tensor dgate_of = ctx.empty(dy_of.shape(), dy_of.dtype());
+    dispatch_device(
+        dy_of, [&] { backward_cpu(ctx, dy_of, dx_of, dgate_of); },
+        [&] {
+          sigmoid_gate_backward_cuda(
+              elementwise({&saved.x, &saved.gate, &dy_of}, {&dx_of, &dgate_of}),
+              compute_stream(ctx));
+        });
+    if (input(0)) input(0)->add(ctx, dx_of);
+    if (input(1)) input(1)->add(ctx, dgate_of);
+  }
+
+  void visit_saved(const SavedVisitor& visit) override {
+    visit("x", saved.x);
+    visit("gate", saved.gate);
+  }
+
+ private:
+  void backward_cpu(const Context& ctx, const Tensor& dy_of, const Tensor& dx_of,
+                    const Tensor& dgate_of) const {
     dispatch_floating(dy_of.dtype(), [&](auto tag) {
       using T = decltype(tag);
       using A = Accumulator<T>;
@@ -33,13 +70,6 @@ struct SigmoidGateNode final : Node {
         }
       });
     });
-    if (input(0)) input(0)->add(ctx, dx_of);
-    if (input(1)) input(1)->add(ctx, dgate_of);
-  }
-
-  void visit_saved(const SavedVisitor& visit) override {
-    visit("x", saved.x);
-    visit("gate", saved.gate);
   }
 };
 
@@ -51,18 +81,12 @@ Variable sigmoid_gate(Context& ctx, const Variable& x, const Variable& gate) {
                  shape_string(x.shape()));
   const Tensor x_of = x.value().contiguous(), gate_of = gate.value().contiguous();
   const Tensor y_of = ctx.empty(x.shape(), x.dtype());
-  dispatch_floating(x.dtype(), [&](auto tag) {
-    using T = decltype(tag);
-    using A = Accumulator<T>;
-    const T *in = x_of.data<T>(), *g = gate_of.data<T>();
-    T* y = y_of.data<T>();
-    const int64_t num_features = y_of.dim(-1);
-    for_each_row(ctx, y_of, num_features, [&](int64_t first) {
-#pragma GCC ivdep
-      for (int64_t i = first; i < first + num_features; ++i)
-        y[i] = static_cast<T>(static_cast<A>(in[i]) * vector_sigmoid(static_cast<A>(g[i])));
-    });
-  });
+  require_one_device("sigmoid_gate", {&x_of, &gate_of, &y_of});
+  dispatch_device(
+      y_of, [&] { forward_cpu(ctx, x_of, gate_of, y_of); },
+      [&] {
+        sigmoid_gate_forward_cuda(elementwise({&x_of, &gate_of}, {&y_of}), compute_stream(ctx));
+      });
   std::unique_ptr<SigmoidGateNode> node;
   if (is_recording(ctx, {&x, &gate})) {
     node = std::make_unique<SigmoidGateNode>();

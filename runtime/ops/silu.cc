@@ -16,6 +16,12 @@ struct Silu {
     const A s = vector_sigmoid(x);
     return s * (1 + x * (1 - s));
   }
+  void forward_cuda(const ElementwiseCuda& op, StreamHandle stream) const {
+    silu_forward_cuda(op, stream);
+  }
+  void backward_cuda(const ElementwiseCuda& op, StreamHandle stream) const {
+    silu_backward_cuda(op, stream);
+  }
 };
 
 }  // namespace
