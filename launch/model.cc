@@ -4,6 +4,16 @@
 
 namespace longship {
 
+namespace {
+
+Recompute recompute_of(const config::Train& train) {
+  return train.recompute() == config::Train::BLOCK       ? Recompute::kBlock
+         : train.recompute() == config::Train::SELECTIVE ? Recompute::kSelective
+                                                         : Recompute::kNone;
+}
+
+}  // namespace
+
 Model make_model(Context& ctx, const config::Run& run, const Group& sp) {
   const config::Model& model = run.model();
   const TransformerShape shape{.vocab_size = model.vocab_size(),
@@ -15,7 +25,7 @@ Model make_model(Context& ctx, const config::Run& run, const Group& sp) {
                                .norm_after = norm_after_of(run),
                                .init_std = model.init_std(),
                                .tied_embeddings = model.tied_embeddings(),
-                               .recompute = run.train().recompute(),
+                               .recompute = recompute_of(run.train()),
                                .loss_chunk_tokens = run.train().loss_chunk_tokens()};
   const DType compute = run.train().precision() == config::Train::BF16 ? DType::kBF16 : DType::kF32;
   Model made{.parameters = ParameterList(ctx, compute, run.train().seed()), .transformer = nullptr};

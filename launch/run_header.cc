@@ -6,6 +6,22 @@
 
 namespace longship {
 
+namespace {
+
+const char* recomputation(const config::Train& train) {
+  switch (train.recompute()) {
+    case config::Train::NONE:
+      return "";
+    case config::Train::SELECTIVE:
+      return " (norms, SwiGLU and RoPE recomputed)";
+    case config::Train::BLOCK:
+      return " (blocks recomputed, but for attention)";
+  }
+  return "";
+}
+
+}  // namespace
+
 std::string run_header(const config::Run& run, const Job& job, const Mesh& mesh, const Model& model,
                        const Packing& packing, const TokenFile& tokens) {
   const config::Train& train = run.train();
@@ -36,7 +52,7 @@ std::string run_header(const config::Run& run, const Job& job, const Mesh& mesh,
   text += fmt::format(
       "memory    {} for weights and optimizer on each rank, plus gradients and "
       "activations{}\n",
-      short_bytes(state_bytes), train.recompute() ? " (blocks recomputed)" : "");
+      short_bytes(state_bytes), recomputation(train));
   text += fmt::format("numerics  {}, deterministic: the same command gives the same bits",
                       train.precision() == config::Train::BF16
                           ? "bf16 compute with fp32 weights and sums"

@@ -26,6 +26,7 @@
 #include "parallel/attention_shape.h"
 #include "parallel/gathered_keys.h"
 #include "parallel/latent_expansion.h"
+#include "runtime/autograd/kept_outputs.h"
 
 namespace longship {
 namespace {
@@ -197,7 +198,11 @@ class GatherLatent final : public LatentSchedule {
                     .scale = input.scale,
                     .shape = LatentShape::of(input, plan),
                     .plan = plan};
-    SoftmaxBlockOutput output = passes_->forward(ctx, call);
+    const std::vector<Tensor> outputs = computed_once(ctx, KeptOp::kAttention, [&] {
+      SoftmaxBlockOutput whole = passes_->forward(ctx, call);
+      return std::vector{std::move(whole.o_THV), std::move(whole.lse_TH)};
+    });
+    SoftmaxBlockOutput output{.o_THV = outputs[0], .lse_TH = outputs[1]};
     Tensor o_THV = output.o_THV;
     std::unique_ptr<GatherLatentNode> node;
     if (is_recording(ctx, {&input.q_THD, &input.latent_TL, &input.expand_OC}))

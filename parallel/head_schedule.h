@@ -2,6 +2,9 @@
 // All-to-alls among adjacent ranks turn "my tokens, all heads" into "the group's tokens, my heads",
 // passes between such groups compute attention on them, and the output goes back the same way. Rows
 // lie in (rank, slot) order, as SequencePlan::coarsened() describes them.
+//
+// A block that runs again in the backward repeats the all-to-alls, but not the passes: tensors of
+// both ways of sharing would take more memory than the rest of what such a block keeps.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,6 @@
 #include "parallel/resident_schedule.h"
 
+#include "runtime/autograd/kept_outputs.h"
 #include "runtime/ops/sink_logit.h"
 #include "runtime/ops/softmax_delta.h"
 
@@ -74,12 +75,14 @@ class ResidentSchedule final : public SoftmaxSchedule {
 
 SoftmaxBlockOutput attend_with_sink(Context& ctx, const ResidentPasses& passes,
                                     const ResidentAttention& call) {
-  SoftmaxBlockOutput output = passes.forward(ctx, call);
-  if (call.sink_logit_H.defined())
-    add_sink_logit(ctx, call.sink_logit_H, output.o_THV, output.lse_TH);
-  // The rounded output is what the rest of the model keeps alive anyway.
-  output.o_THV = output.o_THV.to(call.shape.dtype);
-  return output;
+  const std::vector<Tensor> outputs = computed_once(ctx, KeptOp::kAttention, [&] {
+    SoftmaxBlockOutput output = passes.forward(ctx, call);
+    if (call.sink_logit_H.defined())
+      add_sink_logit(ctx, call.sink_logit_H, output.o_THV, output.lse_TH);
+    // The rounded output is what the rest of the model keeps alive anyway.
+    return std::vector{output.o_THV.to(call.shape.dtype), output.lse_TH};
+  });
+  return {.o_THV = outputs[0], .lse_TH = outputs[1]};
 }
 
 Tensor sink_gradient(const Context& ctx, const ResidentAttention& call,

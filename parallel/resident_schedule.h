@@ -70,7 +70,8 @@ class ResidentPasses {
   const SoftmaxBlock& kernel_;
 };
 
-// The output as it is saved, of the forward pass and the sink logit of `call`, if it has one.
+// The output as it is saved, of the forward pass and the sink logit of `call`, if it has one. A
+// block that runs again in the backward has it from its first run: nothing is computed or sent.
 SoftmaxBlockOutput attend_with_sink(Context& ctx, const ResidentPasses& passes,
                                     const ResidentAttention& call);
 // What the queries of `call` add to the gradient of its sink logit.

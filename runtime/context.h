@@ -10,6 +10,7 @@
 
 namespace longship {
 
+class KeptOutputs;
 class Tape;
 struct Gpu;
 
@@ -21,6 +22,11 @@ struct Context {
   int num_threads = 1;
   // Ops record themselves here; null means inference (nothing is saved).
   Tape* tape = nullptr;
+  // Of the block that runs again in the backward; see runtime/autograd/kept_outputs.h.
+  KeptOutputs* kept = nullptr;
+  // Libraries whose fastest kernels do not repeat their bits (cuDNN's attention backward) take
+  // slower ones that do. Our own kernels always do.
+  bool deterministic = false;
   // Every op output is checked, and the first NaN or infinity throws Error(kNonFinite) naming op
   // and scope. Slow: switched on to explain a non-finite loss.
   bool check_finite = false;

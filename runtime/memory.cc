@@ -39,7 +39,7 @@ void Memory::throw_out_of_memory(int64_t bytes) const {
        .found = fmt::format("{:.1f} MiB already live in this rank, {:.1f} MiB reserved{}{}",
                             mebibytes(live_bytes_), mebibytes(pool_->reserved_bytes()),
                             room.empty() ? "" : ", ", room),
-       .next = "use a shorter context, more ranks in `sp`, or train.recompute: true"});
+       .next = "use a shorter context, more ranks in `sp`, or train.recompute: BLOCK"});
 }
 
 void Memory::release(void* block, int64_t bytes, std::vector<Event> pending) noexcept {

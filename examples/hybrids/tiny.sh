@@ -111,7 +111,7 @@ for model in "${models[@]}"; do
   for assignment in vocab_size=0 hidden_size=32 intermediate_size=64 init_std=0.08 "${sizes[@]}"; do
     settings+=(--set "model.$assignment")
   done
-  for assignment in train.{context=256,precision=FP32,recompute=false} "train.steps=$steps" \
+  for assignment in train.{context=256,precision=FP32,recompute=NONE} "train.steps=$steps" \
     optim.{learning_rate=4e-3,warmup_steps=1}; do
     settings+=(--set "$assignment")
   done

@@ -26,7 +26,7 @@ ErrorCode code_of(cudaError_t status) {
 std::string advice(cudaError_t status) {
   switch (status) {
     case cudaErrorMemoryAllocation:
-      return "use a shorter context, more ranks in `sp`, or train.recompute: true; `nvidia-smi` "
+      return "use a shorter context, more ranks in `sp`, or train.recompute: BLOCK; `nvidia-smi` "
              "shows who else uses this GPU";
     case cudaErrorNoKernelImageForDevice:
       return "Longship's kernels are made for compute capability 9.0 (H100, H200)";

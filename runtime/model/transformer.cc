@@ -32,7 +32,7 @@ Variable Transformer::hidden_states(Context& ctx, const Tensor& tokens_T,
     const auto block = [&block = *blocks_[layer], &plan](Context& block_ctx, const Variable& x_TE) {
       return block.forward(block_ctx, x_TE, plan);
     };
-    h_TE = shape_.recompute ? recompute(ctx, block, h_TE) : block(ctx, h_TE);
+    h_TE = recompute(ctx, block, h_TE, shape_.recompute);
   }
   Scope scope(ctx, "norm");
   return norm_.forward(ctx, h_TE);

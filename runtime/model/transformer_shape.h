@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/autograd/kept_outputs.h"
 #include "runtime/model/norm.h"
 
 namespace longship {
@@ -25,7 +26,7 @@ struct TransformerShape {
   std::vector<bool> norm_after = {};  // by layer, see DecoderBlock; empty: all false
   double init_std = 0.02;
   bool tied_embeddings = true;
-  bool recompute = false;  // keep only each block's input, and run it again in the backward
+  Recompute recompute = Recompute::kNone;  // how much of a block runs again in the backward
   int64_t loss_chunk_tokens = 1024;
 
   NormStyle norm_style() const { return {.eps = norm_eps, .zero_centered = zero_centered_norms}; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "runtime/autograd/kept_outputs.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {
@@ -76,13 +77,16 @@ struct LinearNode final : Node {
 Variable linear(Context& ctx, const Variable& x_TI, const Variable& w_OI, const Variable& bias_O) {
   LONGSHIP_CHECK(x_TI.value().rank() == 2 && w_OI.value().rank() == 2, "linear of {} by {}",
                  shape_string(x_TI.shape()), shape_string(w_OI.shape()));
-  const Tensor y_TO = ctx.empty({x_TI.dim(0), w_OI.dim(0)}, x_TI.dtype());
-  const Tensor w_IO = w_OI.value().transpose(0, 1);
-  if (bias_O.defined()) {
-    matmul_bias(ctx, x_TI.value(), w_IO, bias_O.value(), y_TO);
-  } else {
-    matmul(ctx, x_TI.value(), w_IO, y_TO);
-  }
+  const Tensor y_TO = computed_once(ctx, KeptOp::kMatmul, [&] {
+    const Tensor product_TO = ctx.empty({x_TI.dim(0), w_OI.dim(0)}, x_TI.dtype());
+    const Tensor w_IO = w_OI.value().transpose(0, 1);
+    if (bias_O.defined()) {
+      matmul_bias(ctx, x_TI.value(), w_IO, bias_O.value(), product_TO);
+    } else {
+      matmul(ctx, x_TI.value(), w_IO, product_TO);
+    }
+    return std::vector{product_TO};
+  })[0];
   std::unique_ptr<LinearNode> node;
   if (is_recording(ctx, {&x_TI, &w_OI, &bias_O})) {
     node = std::make_unique<LinearNode>();

@@ -62,7 +62,7 @@ TransformerShape shape_of(const ModelOptions& options) {
           .num_layers = 2,
           .init_std = 0.2,
           .tied_embeddings = !options.qwen,
-          .recompute = options.recompute,
+          .recompute = options.recompute ? Recompute::kBlock : Recompute::kNone,
           .loss_chunk_tokens = 7};
 }
 

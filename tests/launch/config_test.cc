@@ -72,7 +72,10 @@ TEST(Config, WrongOverridePathsNameTheKnownFields) {
 TEST(Config, WrongOverrideValuesNameTheType) {
   expect_error(ErrorCode::kConfig, {"a whole number", "\"ten\""},
                [] { parse("", {"train.steps=ten"}); });
-  expect_error(ErrorCode::kConfig, {"true or false"}, [] { parse("", {"train.recompute=maybe"}); });
+  expect_error(ErrorCode::kConfig, {"true or false"},
+               [] { parse("", {"model.tied_embeddings=maybe"}); });
+  expect_error(ErrorCode::kConfig, {"NONE, SELECTIVE, BLOCK"},
+               [] { parse("", {"train.recompute=true"}); });
   expect_error(ErrorCode::kConfig, {"ZIGZAG, CONTIGUOUS"},
                [] { parse("", {"parallel.layout=3D"}); });
   expect_error(ErrorCode::kConfig, {"a whole number"}, [] { parse("", {"train.steps="}); });

@@ -1,0 +1,61 @@
+// What a block that runs again in the backward keeps of its first run, so that the second run takes
+// it from there instead of computing it again.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "runtime/context.h"
+
+namespace longship {
+
+// How much of a block is computed again in the backward.
+enum class Recompute {
+  kNone,       // nothing
+  kSelective,  // what is cheap, such as norms, activations and RoPE: not matrix products or
+               // attention
+  kBlock,      // all but attention
+};
+
+// The ops whose outputs may be worth their memory.
+enum class KeptOp {
+  kMatmul,
+  kAttention,  // softmax attention: o and lse, with whatever its schedule sends for them
+};
+
+class KeptOutputs {
+ public:
+  using Compute = std::function<std::vector<Tensor>()>;
+
+  // `outer`: of the block around this one, used in the first run only; may be null.
+  KeptOutputs(Recompute level, KeptOutputs* outer) : level_(level), outer_(outer) {}
+
+  // In the first run what compute() returns, which is kept if `level` says so for this op; in the
+  // second what the same call returned in the first. Both runs make the same calls in one order.
+  std::vector<Tensor> get(KeptOp op, const Compute& compute);
+  // Ends the first run.
+  void begin_second_run();
+
+  // Calls visit("attention.0", tensor) and so on for all that is kept.
+  void visit(const std::function<void(const std::string& name, Tensor& tensor)>& visit);
+
+ private:
+  struct Kept {
+    KeptOp op;
+    std::vector<Tensor> outputs;
+  };
+  bool keeps(KeptOp op) const;
+
+  Recompute level_;
+  KeptOutputs* outer_;
+  bool is_second_run_ = false;
+  size_t num_taken_ = 0;
+  std::vector<Kept> kept_;
+};
+
+// What an op that may be kept computes: compute(), unless ctx.kept has it from the first run.
+std::vector<Tensor> computed_once(const Context& ctx, KeptOp op,
+                                  const KeptOutputs::Compute& compute);
+
+}  // namespace longship
