@@ -121,11 +121,17 @@ void ChunkDecay<A>::decay_to_end(const PanelMatrix<A>& rows) const {
 }
 
 template <class A>
+A ChunkDecay<A>::state_decay(int64_t d) const {
+  if (kind_ == GateKind::kNone) return 1;
+  return kind_ == GateKind::kVector ? vector_exp(cumulated().at(length_ - 1, d))
+                                    : from_start_[length_ - 1];
+}
+
+template <class A>
 void ChunkDecay<A>::decay_state(const PanelMatrix<A>& state) const {
   if (kind_ == GateKind::kNone) return;
   for (int64_t d = 0; d < state.rows; ++d) {
-    const A decay = kind_ == GateKind::kVector ? vector_exp(cumulated().at(length_ - 1, d))
-                                               : from_start_[length_ - 1];
+    const A decay = state_decay(d);
     for (int64_t p = 0; p < state.num_panels(); ++p) {
       A* row = state.row(p, d);
       for (int64_t i = 0; i < kPanelLanes<A>; ++i) row[i] *= decay;
@@ -281,14 +287,10 @@ void ChunkDecay<A>::score_gradients(const PanelMatrix<A>& dscores, const PanelMa
 }
 
 template <class A>
-void ChunkDecay<A>::add_state_gradient(const PanelMatrix<A>& state, const PanelMatrix<A>& dstate,
-                                       const PanelMatrix<A>& dcumulated) const {
-  if (kind_ == GateKind::kNone || kind_ == GateKind::kConstant) return;
-  for (int64_t d = 0; d < problem_.key_size; ++d) {
-    const A decay = kind_ == GateKind::kVector ? vector_exp(cumulated().at(length_ - 1, d))
-                                               : from_start_[length_ - 1];
-    dcumulated.at(length_ - 1, d) += decay * row_product(state, dstate, d);
-  }
+void ChunkDecay<A>::state_products(const PanelMatrix<A>& state, const PanelMatrix<A>& dstate,
+                                   A* products_K) const {
+  for (int64_t d = 0; d < problem_.key_size; ++d)
+    products_K[d] = state_decay(d) * row_product(state, dstate, d);
 }
 
 template class ChunkDecay<float>;

@@ -48,9 +48,9 @@ class ChunkDecay {
                        const PanelMatrix<A>& right, const PanelMatrix<A>& dleft,
                        const PanelMatrix<A>& dright) const;
 
-  // Adds the part of dG_last that belongs to the state: e^{G_last[d]} <S[d], dS[d]>.
-  void add_state_gradient(const PanelMatrix<A>& state, const PanelMatrix<A>& dstate,
-                          const PanelMatrix<A>& dcumulated) const;
+  // products[d] = e^{G_last[d]} <S[d], dS[d]>
+  void state_products(const PanelMatrix<A>& state, const PanelMatrix<A>& dstate,
+                      A* products_K) const;
 
  private:
   static constexpr int64_t kChunk = LinearProblem::kChunkSize, kSmallestBlock = 16;
@@ -64,6 +64,7 @@ class ChunkDecay {
     bool is_whole() const { return num_columns == end; }
   };
 
+  A state_decay(int64_t d) const;  // e^{G_last[d]}
   int64_t reference(int64_t begin, int64_t end) const { return (begin + end) / 2; }
   // Whether |G_r - G_m| stays within kLimit in the rows [begin, end), m their reference.
   bool is_weak(int64_t begin, int64_t end) const;

@@ -9,15 +9,7 @@ namespace {
 constexpr int64_t kC = LinearProblem::kChunkSize;
 
 // The parts of the scratch.
-enum Part : size_t {
-  kWork,
-  kOutputGradient,
-  kValues,
-  kValueGradient,
-  kKeyGradient,
-  kGateGradient,
-  kWorkspace
-};
+enum Part : size_t { kWork, kOutputGradient, kValues, kValueGradient, kKeyGradient, kWorkspace };
 
 }  // namespace
 
@@ -26,7 +18,7 @@ ThreadScratch<A> DecayBackward<A>::make_scratch(const Context& ctx) const {
   const int64_t K = problem_.key_size, V = problem_.value_size;
   const int64_t rows_K = PanelMatrix<A>::size(kC, K), rows_V = PanelMatrix<A>::size(kC, V);
   return ThreadScratch<A>(ctx, {LinearChunk<A>::workspace_size(problem_), rows_V, rows_V, rows_V,
-                                rows_K, rows_K, GradientSums<A>::workspace_size(problem_)});
+                                rows_K, GradientSums<A>::workspace_size(problem_)});
 }
 
 template <class A>
@@ -96,7 +88,8 @@ void DecayBackward<A>::intra(Context& ctx) {
             v(scratch.part(kValues), work.length(), problem_.value_size);
         load_rows(work.rows(do_THV_), A{1}, d_o);
         load_rows(work.rows(problem_.input.v_THV), A{1}, v);
-        sums_.add_query_gradients(work, d_o, v, state, scratch.part(kWorkspace));
+        sums_.add_query_gradients(work, scores_.at(c, head), d_o, v, state,
+                                  scratch.part(kWorkspace));
       });
 }
 
@@ -139,14 +132,15 @@ void DecayBackward<A>::key_gradients(const ThreadScratch<A>& scratch, const Line
   const int64_t length = work.length(), K = problem_.key_size, V = problem_.value_size;
   const PanelMatrix<A> d_o(scratch.part(kOutputGradient), length, V),
       v(scratch.part(kValues), length, V), dv(scratch.part(kValueGradient), length, V),
-      dk(scratch.part(kKeyGradient), length, K), dG(scratch.part(kGateGradient), length, K);
+      dk(scratch.part(kKeyGradient), length, K);
   load_rows(work.rows(do_THV_), A{1}, d_o);
   load_rows(work.rows(problem_.input.v_THV), A{1}, v);
   work.value_gradients(scores, &d_o, dstate, dv);
   store_rows(dv, A{1}, work.rows(dv_THV));
-  if (sums_.has_gates()) dG.fill_zero();
-  sums_.state_gradients(work, v, state, dstate, scratch.part(kWorkspace), dk, dG);
-  sums_.add_key_gradients(work, dk, dG, scratch.part(kWorkspace));
+  A* const workspace = scratch.part(kWorkspace);
+  const GateGradient<A> dg = sums_.gate_gradient(work, workspace);
+  sums_.state_gradients(work, v, state, dstate, workspace, dk, dg);
+  sums_.add_key_gradients(work, dk, dg, workspace);
 }
 
 template class DecayBackward<float>;

@@ -127,7 +127,8 @@ void DeltaBackward<A>::intra(Context& ctx) {
         work.begin(c, head);
         const PanelMatrix<A> d_o(scratch.part(kOutputGradient), work.length(), problem_.value_size);
         load_rows(work.rows(do_THV_), A{1}, d_o);
-        sums_.add_query_gradients(work, d_o, values_.at(c, head), state, scratch.part(kWorkspace));
+        sums_.add_query_gradients(work, query_scores_.at(c, head), d_o, values_.at(c, head), state,
+                                  scratch.part(kWorkspace));
       });
 }
 
@@ -177,10 +178,10 @@ void DeltaBackward<A>::key_gradients(const ThreadScratch<A>& scratch, const Delt
   const int64_t length = work.length(), K = problem_.key_size, V = problem_.value_size;
   const PanelMatrix<A> x = spans_.rows(chunk, head), values = values_.at(chunk, head),
                        v(scratch.part(kInputValues), length, V),
-                       from_rows(scratch.part(kRowsA), length, K),
-                       from_columns(scratch.part(kRowsB), length, K),
-                       to_state(scratch.part(kRowsC), length, K),
-                       dG(scratch.part(kRowsD), length, K),
+                       to_errors(scratch.part(kRowsA), length, K),
+                       from_rows(scratch.part(kRowsB), length, K),
+                       from_columns(scratch.part(kRowsC), length, K),
+                       to_state(scratch.part(kRowsD), length, K),
                        dscores(scratch.part(kScores), length, length);
   const PanelMatrix<A> key_scores = key_scores_.at(chunk, head);
   A* const workspace = scratch.part(kWorkspace);
@@ -190,28 +191,28 @@ void DeltaBackward<A>::key_gradients(const ThreadScratch<A>& scratch, const Delt
   keep_below_diagonal<A>(dscores, nullptr);
 
   // Y = -X S^T, the gradient of beta k e^G.
-  multiply_by_transpose(x, state, workspace, from_rows, {.scale = A{-1}, .add = false});
-  decay.decay_from_start(from_rows);
+  multiply_by_transpose(x, state, workspace, to_errors, {.scale = A{-1}, .add = false});
+  decay.decay_from_start(to_errors);
   load_rows(work.rows(problem_.input.v_THV), A{1}, v);
   const TensorRows dbeta = work.rows(gradients.dbeta_TH);
   for (int64_t r = 0; r < length; ++r)
     dbeta.tensor.template data<A>()[dbeta.first + r * dbeta.step] =
-        row_product(x, v, r) + row_product(from_rows, work.k(), r) +
+        row_product(x, v, r) + row_product(to_errors, work.k(), r) +
         row_product(dscores, key_scores, r);
   dscores.scale_rows(work.beta());
-  from_rows.scale_rows(work.beta());
+  to_errors.scale_rows(work.beta());
 
+  const GateGradient<A> dg = sums_.gate_gradient(work, workspace);
+  dg.add_from_start(work.k(), to_errors);
+  dg.add_scores(key_scores, dscores);
+  from_rows.fill_zero();
   from_columns.fill_zero();
   decay.score_gradients(dscores, work.k(), work.k(), from_rows, from_columns);
-  if (sums_.has_gates()) {
-    dG.fill_zero();
-    add_elements(A{1}, work.k(), from_rows, dG);
-    add_elements(A{-1}, work.k(), from_columns, dG);
-  }
-  sums_.state_gradients(work, values, &state, dstate, workspace, to_state, dG);
+  dg.add_between(work.k(), from_rows, work.k(), from_columns);
+  sums_.state_gradients(work, values, &state, dstate, workspace, to_state, dg);
   const PanelMatrix<A>& dk = from_columns;
-  for (const PanelMatrix<A>* part : {&from_rows, &to_state}) add_rows(*part, dk);
-  sums_.add_key_gradients(work, dk, dG, workspace);
+  for (const PanelMatrix<A>* part : {&to_errors, &from_rows, &to_state}) add_rows(*part, dk);
+  sums_.add_key_gradients(work, dk, dg, workspace);
   x.scale_rows(work.beta());
   store_rows(x, A{1}, work.rows(gradients.dv_THV));
 }

@@ -1,9 +1,9 @@
 // The backward of the delta rule by chunks; see delta_chunk.h for the equations of the states.
 //
-// With Y = -X S^T, dL = -strict_tril(X V'^T), and dq, dk and dG of gradient_sums.h:
+// With Y = -X S^T, dL = -strict_tril(X V'^T), and dq, dk and dg of gradient_sums.h:
 //   dv = beta X,   dbeta = X v + Y (k e^G) + dL L   (sums along each row)
 //   dk also from dL through the decayed scores, from its rows and its columns, and from beta Y
-//   dG also k dk_from_rows - k dk_from_columns
+//   dg also from these parts of dk
 #pragma once
 
 #include "attention/linear/chunk_matrices.h"

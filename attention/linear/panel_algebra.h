@@ -16,16 +16,6 @@ A row_product(const PanelMatrix<A>& a, const PanelMatrix<A>& b, int64_t r) {
   return total;
 }
 
-template <class A>
-A row_sum(const PanelMatrix<A>& a, int64_t r) {
-  A sums[kPanelLanes<A>] = {};
-  for (int64_t p = 0; p < a.num_panels(); ++p)
-    for (int64_t i = 0; i < kPanelLanes<A>; ++i) sums[i] += a.row(p, r)[i];
-  A total = 0;
-  for (A sum : sums) total += sum;
-  return total;
-}
-
 // Sets the elements of row r from column `first` on to 0.
 template <class A>
 void clear_from(const PanelMatrix<A>& x, int64_t r, int64_t first) {

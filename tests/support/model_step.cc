@@ -79,8 +79,7 @@ void expect_equal(const Step& found, const Step& expected) {
   ASSERT_EQ(found.gradients.size(), expected.gradients.size());
   for (size_t i = 0; i < found.gradients.size(); ++i) {
     const auto& [name, gradient] = found.gradients[i];
-    const bool cancels = name.ends_with("A_log") || name.ends_with("dt_bias");
-    EXPECT_LE(relative_rms(gradient, expected.gradients[i].second), cancels ? 5e-5 : 1e-5) << name;
+    EXPECT_LE(relative_rms(gradient, expected.gradients[i].second), 1e-5) << name;
   }
 }
 

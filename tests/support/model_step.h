@@ -60,8 +60,7 @@ Step run_step(Context& ctx, const Batch& batch, const Mesh& mesh, const ModelCas
 // On this rank alone, every layer with the strategy "local".
 Step run_step_on_one_rank(Context& ctx, const Batch& batch, ModelCase model);
 
-// In fp32: loss within 1e-6, gradients within 1e-5 relative RMS; those of A_log and dt_bias, sums
-// over all tokens of terms that cancel, within 5e-5.
+// In fp32: loss within 1e-6, gradients within 1e-5 relative RMS.
 void expect_equal(const Step& found, const Step& expected);
 
 }  // namespace longship::testing
