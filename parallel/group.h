@@ -1,4 +1,4 @@
-// Group: a set of ranks that talk to each other, as a cheap value over MPI or a single rank.
+// Group: a set of ranks that talk to each other, as a cheap value over MPI, GPUs or a single rank.
 //
 // Every operation is asynchronous and carries a label, under which the bytes that leave this rank
 // are counted. All ranks of a group must issue the same operations in the same order, from one
@@ -7,6 +7,11 @@
 // read (receives) before the operation's Work is done; until then the operation keeps them alive.
 // Dtypes are any, unless an operation sums. Sums are taken in ascending rank order, so every rank
 // gets the same bits in every run.
+//
+// Tensors on a GPU go from GPU to GPU where the group is that of a GpuRuntime; the tensors of one
+// operation lie on one device. Such an operation begins after what the GPU's compute stream holds
+// at the call, and runs beside what is enqueued there afterwards. The call itself may wait until
+// the peers have made theirs.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +22,7 @@
 #include <string_view>
 #include <vector>
 
+#include "parallel/reduce_op.h"
 #include "runtime/tensor.h"
 
 namespace longship {
@@ -35,7 +41,9 @@ class Work {
   explicit Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
   // Blocks until the operation is complete. Throws Error(kTimeout) naming label, group and the
-  // peers that did not answer when the group's deadline passes.
+  // peers that did not answer when the group's deadline passes. On a GPU it is the compute stream
+  // that waits, and the host goes on: what is enqueued there from now on may use the tensors. Then
+  // a deadline that passes is reported by a later wait() or operation.
   void wait() {
     if (state_) state_->wait();
   }
@@ -54,8 +62,6 @@ struct P2P {
   static P2P send(int peer, Tensor tensor) { return {Kind::kSend, peer, std::move(tensor)}; }
   static P2P receive(int peer, Tensor tensor) { return {Kind::kReceive, peer, std::move(tensor)}; }
 };
-
-enum class ReduceOp { kSum, kMax, kMin };
 
 // What left this rank, by label, and how long the caller stood in Work::wait().
 struct CommStats {

@@ -23,6 +23,7 @@ class Group::Backend {
   int rank() const { return rank_; }
   int size() const { return size_; }
   CommRecorder& recorder() const { return *recorder_; }
+  const std::shared_ptr<CommRecorder>& shared_recorder() const { return recorder_; }
 
   virtual std::shared_ptr<Backend> split(int color, int key) = 0;
 
@@ -32,9 +33,6 @@ class Group::Backend {
   virtual Work reduce_scatter(std::string_view label, const Tensor& send, const Tensor& receive,
                               std::span<const int64_t> rows) = 0;
   virtual Work all_reduce(std::string_view label, const Tensor& tensor, ReduceOp op) = 0;
-
- protected:
-  const std::shared_ptr<CommRecorder>& shared_recorder() const { return recorder_; }
 
  private:
   int rank_;

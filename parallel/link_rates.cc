@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 
+#include "runtime/gpu.h"
+
 namespace longship {
 namespace {
 
@@ -14,13 +16,15 @@ constexpr int64_t kSmallBytes = 64;
 
 // Seconds of the fastest round, with all ranks starting together.
 template <class Send>
-double fastest(const Group& group, const Send& send) {
+double fastest(const Context& ctx, const Group& group, const Send& send) {
   using Clock = std::chrono::steady_clock;
   double best = std::numeric_limits<double>::infinity();
   for (int round = 0; round < kRounds; ++round) {
+    if (ctx.gpu != nullptr) ctx.gpu->compute->synchronize();
     group.barrier(kLabel);
     const Clock::time_point begin = Clock::now();
     send().wait();
+    if (ctx.gpu != nullptr) ctx.gpu->compute->synchronize();
     best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count());
   }
   return std::max(best, 1e-9);
@@ -41,7 +45,7 @@ LinkRates measure_links(const Context& ctx, const Group& group, int64_t largest_
   auto shift_s = [&](int64_t bytes) {
     const Tensor out = ctx.zeros({bytes / 4}, DType::kF32),
                  in = ctx.empty({bytes / 4}, DType::kF32);
-    return fastest(group, [&] {
+    return fastest(ctx, group, [&] {
       return group.exchange(kLabel, {P2P::send(next, out), P2P::receive(previous, in)});
     });
   };
@@ -55,7 +59,7 @@ LinkRates measure_links(const Context& ctx, const Group& group, int64_t largest_
   const Tensor out = ctx.zeros({rows_each * P}, DType::kF32),
                in = ctx.empty({rows_each * P}, DType::kF32);
   const double all_s =
-      fastest(group, [&] { return group.all_to_all(kLabel, out, rows, in, rows); });
+      fastest(ctx, group, [&] { return group.all_to_all(kLabel, out, rows, in, rows); });
   rates.exchange_bytes_per_s =
       rate(static_cast<double>(rows_each * 4 * (P - 1)), all_s, rates.latency_s);
 

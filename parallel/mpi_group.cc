@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "parallel/all_reduce_plan.h"
 #include "parallel/reduce_kernel.h"
 
 namespace longship {
@@ -9,9 +10,6 @@ namespace {
 
 // Every MPI library offers at least this tag. Operations so far apart are never in flight together.
 constexpr int kNumTags = 32768;
-
-// An all-reduce up to this size sends everything to everyone: one stage instead of two.
-constexpr int64_t kSmallAllReduceBytes = 4096;
 
 MpiMessage message_of(const P2P& p2p) {
   return {p2p.kind, p2p.peer, p2p.tensor.raw(), p2p.tensor.num_bytes()};
@@ -177,8 +175,12 @@ MpiBackend::MpiBackend(std::shared_ptr<MpiEngine> engine,
 MpiOperation::Identity MpiBackend::next_identity(std::string_view label, int64_t sent_bytes) {
   recorder().record_call(label, sent_bytes);
   const int tag = next_tag_;
-  next_tag_ = (next_tag_ + 1) % kNumTags;
+  skip_operation();
   return {communicator_, shared_recorder(), std::string(label), tag};
+}
+
+void MpiBackend::skip_operation() {
+  next_tag_ = (next_tag_ + 1) % kNumTags;
 }
 
 Work MpiBackend::submit(std::shared_ptr<MpiOperation> operation) {
@@ -210,21 +212,19 @@ Work MpiBackend::reduce_scatter(std::string_view label, const Tensor& send, cons
 
 Work MpiBackend::all_reduce(std::string_view label, const Tensor& tensor, ReduceOp op) {
   const Tensor flat = tensor.reshape({-1});
-  if (tensor.num_bytes() <= kSmallAllReduceBytes) {
-    return submit(std::make_shared<SmallAllReduceOperation>(
-        next_identity(label, (size() - 1) * tensor.num_bytes()), op, flat));
-  }
-  std::vector<int64_t> count;
-  for (int64_t r = 0; r < size(); ++r)
-    count.push_back(flat.numel() * (r + 1) / size() - flat.numel() * r / size());
-  const int64_t own_bytes = count[static_cast<size_t>(rank())] * dtype_size(tensor.dtype());
+  AllReducePlan plan = all_reduce_plan(rank(), size(), flat.numel(), dtype_size(tensor.dtype()));
+  MpiOperation::Identity identity = next_identity(label, plan.sent_bytes);
+  if (plan.is_small)
+    return submit(std::make_shared<SmallAllReduceOperation>(std::move(identity), op, flat));
   return submit(std::make_shared<ReduceOperation>(
-      next_identity(label, tensor.num_bytes() - own_bytes + (size() - 1) * own_bytes),
-      ReduceOperation::Plan{
-          .op = op, .send = flat, .count = std::move(count), .receive = flat, .gather = true}));
+      std::move(identity), ReduceOperation::Plan{.op = op,
+                                                 .send = flat,
+                                                 .count = std::move(plan.count),
+                                                 .receive = flat,
+                                                 .gather = true}));
 }
 
-std::shared_ptr<Group::Backend> MpiBackend::split(int color, int key) {
+std::shared_ptr<MpiBackend> MpiBackend::split_mpi(int color, int key) {
   // Once everyone's wish has arrived, every rank is in this call, so MPI_Comm_split keeps the
   // engine from other work only for as long as it takes.
   const auto memory = std::make_shared<Memory>();

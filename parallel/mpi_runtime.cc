@@ -45,6 +45,9 @@ MpiRuntime::MpiRuntime(Options options)
   check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
             "MPI_Comm_split_type");
   check_mpi(MPI_Comm_size(host, &local_size_), "MPI_Comm_size");
+  check_mpi(MPI_Comm_rank(host, &local_rank_), "MPI_Comm_rank");
+  check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &host_leader_), "MPI_Comm_rank");
+  check_mpi(MPI_Bcast(&host_leader_, 1, MPI_INT, 0, host), "MPI_Bcast");
   check_mpi(MPI_Comm_free(&host), "MPI_Comm_free");
 
   auto world = std::make_shared<MpiCommunicator>();
@@ -61,6 +64,10 @@ MpiRuntime::MpiRuntime(Options options)
   engine_->run([&] { engine_->adopt(world->handle); });
   world_ = std::make_shared<MpiBackend>(engine_, world, std::make_shared<CommRecorder>());
   world_communicator_ = std::move(world);
+}
+
+Group MpiRuntime::world() const {
+  return Group(world_);
 }
 
 void MpiRuntime::set_timeout(double timeout_s) {

@@ -9,6 +9,7 @@
 
 namespace longship {
 
+class MpiBackend;
 class MpiEngine;
 struct MpiCommunicator;
 
@@ -31,7 +32,9 @@ class MpiRuntime {
   MpiRuntime(const MpiRuntime&) = delete;
   MpiRuntime& operator=(const MpiRuntime&) = delete;
 
-  Group world() const { return Group(world_); }
+  Group world() const;
+  // For backends that wrap it.
+  std::shared_ptr<MpiBackend> world_backend() const { return world_; }
 
   // The deadline from now on, of the world group and of groups split from it after this call. No
   // operation may be in flight.
@@ -39,6 +42,9 @@ class MpiRuntime {
 
   // Ranks on this host, for sharing its cores.
   int local_size() const { return local_size_; }
+  // This process among them, and the rank in the world of the first of them, which names the host.
+  int local_rank() const { return local_rank_; }
+  int host_leader() const { return host_leader_; }
 
   // Ends every rank of the job with this exit code; for a rank that failed while others wait.
   [[noreturn]] void abort(int exit_code) noexcept;
@@ -52,9 +58,11 @@ class MpiRuntime {
  private:
   std::shared_ptr<MpiEngine> engine_;
   std::shared_ptr<MpiCommunicator> world_communicator_;
-  std::shared_ptr<Group::Backend> world_;
+  std::shared_ptr<MpiBackend> world_;
   double timeout_s_;
   int local_size_ = 1;
+  int local_rank_ = 0;
+  int host_leader_ = 0;
   int exceptions_at_start_;
 };
 

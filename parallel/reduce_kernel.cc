@@ -2,24 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <type_traits>
 
 namespace longship {
 namespace {
-
-template <class T>
-T combine(ReduceOp op, T a, T b) {
-  if (op == ReduceOp::kSum) {
-    if constexpr (std::is_integral_v<T>) {
-      using U = std::make_unsigned_t<T>;
-      return static_cast<T>(static_cast<U>(a) + static_cast<U>(b));
-    } else {
-      return a + b;
-    }
-  }
-  const bool b_wins = op == ReduceOp::kMax ? b > a : b < a;
-  return b_wins || b != b ? b : a;
-}
 
 template <ReduceOp op, class T>
 void reduce(std::byte* out, std::span<const std::byte* const> sources, int64_t count) {

@@ -18,6 +18,10 @@ namespace longship::testing {
 Group world() {
   return runtime->world();
 }
+
+const MpiRuntime& mpi() {
+  return *runtime;
+}
 }  // namespace longship::testing
 
 int longship_mpi_test_main(int argc, char** argv, longship::MpiRuntime::Options options) {

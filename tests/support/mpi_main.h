@@ -1,4 +1,5 @@
-// For *_mpi_test.cc: main() starts MPI before GoogleTest; world() is the group of all ranks.
+// For *_mpi_test.cc and *_gpu2_test.cc: main() starts MPI before GoogleTest; world() is the group
+// of all ranks.
 #pragma once
 
 #include "parallel/group.h"
@@ -7,13 +8,14 @@
 namespace longship::testing {
 
 Group world();
+const MpiRuntime& mpi();
 
 }  // namespace longship::testing
 
 int longship_mpi_test_main(int argc, char** argv,
                            longship::MpiRuntime::Options options = {.timeout_s = 120});
 
-// Put once at the end of every *_mpi_test.cc; takes MpiRuntime::Options if a test needs its own. A
+// Put once at the end of every such test; takes MpiRuntime::Options if a test needs its own. A
 // test that fails fatally (ASSERT_*, an exception) on any rank ends the job, as the other ranks
 // would wait for what that rank no longer sends.
 #define LONGSHIP_MPI_TEST_MAIN(...)                                       \

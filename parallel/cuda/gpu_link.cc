@@ -1,0 +1,170 @@
+#include "parallel/cuda/gpu_link.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+
+namespace longship {
+namespace {
+
+struct Place {
+  int world_rank = 0;
+  int host = 0;
+};
+
+std::vector<Place> places_of(const Group& hosts, const GpuComm& comm) {
+  const Place own = {comm.world_rank, comm.host};
+  std::vector<Place> places;
+  for (const std::string& bytes : hosts.all_gather_bytes(
+           "gpu.places", std::string(reinterpret_cast<const char*>(&own), sizeof own))) {
+    Place place;
+    LONGSHIP_CHECK(bytes.size() == sizeof place, "a place of {} bytes", bytes.size());
+    std::memcpy(&place, bytes.data(), sizeof place);
+    places.push_back(place);
+  }
+  return places;
+}
+
+}  // namespace
+
+std::shared_ptr<GpuLink> GpuLink::make(const Group& hosts, std::shared_ptr<GpuComm> comm,
+                                       std::shared_ptr<const Stream> stream,
+                                       const TransportChoice& choice) {
+  std::shared_ptr<GpuLink> link(new GpuLink(hosts, std::move(comm), std::move(stream), choice));
+  link->comm_->watch->add(link.get());
+  return link;
+}
+
+GpuLink::GpuLink(const Group& hosts, std::shared_ptr<GpuComm> comm,
+                 std::shared_ptr<const Stream> stream, const TransportChoice& choice)
+    : hosts_(hosts),
+      comm_(std::move(comm)),
+      stream_(std::move(stream)),
+      choice_(choice),
+      local_rank_(static_cast<size_t>(hosts.size()), -1) {
+  const std::vector<Place> places = places_of(hosts, *comm_);
+  PeerCopies::Setup setup;
+  setup.gpu = comm_->gpu;
+  setup.memory = comm_->peer_memory;
+  setup.failure = comm_->failure;
+  bool on_one_host = true;
+  for (size_t rank = 0; rank < places.size(); ++rank) {
+    on_one_host &= places[rank].host == places[0].host;
+    if (places[rank].host != comm_->host) continue;
+    local_rank_[rank] = static_cast<int>(setup.world_ranks.size());
+    setup.world_ranks.push_back(places[rank].world_rank);
+  }
+  if (choice.uses(Transport::kPeerCopies)) {
+    setup.hosts = on_one_host ? hosts : hosts.split(comm_->host, hosts.rank());
+    if (setup.hosts.size() > 1) copies_ = std::make_shared<PeerCopies>(std::move(setup));
+  }
+  if (choice.uses(Transport::kNccl) || !on_one_host) add_nccl();
+}
+
+GpuLink::~GpuLink() {
+  try {
+    if (std::uncaught_exceptions() > 0 && !stream_->record().has_passed())
+      comm_->failure->set(std::make_exception_ptr(
+          Error(ErrorCode::kInternal,
+                {.what = fmt::format("{} has given up messages in flight after another error",
+                                     comm_->failure->self())})));
+    stream_->synchronize();
+  } catch (const Error&) {
+    // The GPU is lost, and its streams do no more work.
+  }
+  comm_->watch->remove(this);
+}
+
+void GpuLink::add_nccl() {
+  if (nccl_ != nullptr) return;
+  auto nccl = std::make_shared<NcclCommunicator>(hosts_, comm_->gpu, comm_->failure);
+  std::lock_guard lock(mutex_);
+  nccl_ = std::move(nccl);
+}
+
+void GpuLink::set_choice(const TransportChoice& choice) {
+  stream_->synchronize();
+  hosts_.barrier("gpu.choice");
+  choice_ = choice;
+  std::lock_guard lock(mutex_);
+  const bool on_one_host =
+      std::find(local_rank_.begin(), local_rank_.end(), -1) == local_rank_.end();
+  if (!choice.uses(Transport::kNccl) && on_one_host) nccl_ = nullptr;
+  if (!choice.uses(Transport::kPeerCopies)) copies_ = nullptr;
+}
+
+std::shared_ptr<GpuOperation> GpuLink::begin(std::string_view label, std::vector<Tensor> tensors) {
+  comm_->failure->throw_if_set();
+  for (const Tensor& tensor : tensors)
+    LONGSHIP_CHECK(tensor.device() == comm_->gpu->device, "`{}`: a tensor on {}, sent by {}", label,
+                   device_name(tensor.device()), comm_->failure->self());
+  auto operation = std::make_shared<GpuOperation>(
+      CommStream{comm_->gpu, stream_, comm_->failure},
+      fmt::format("`{}` (operation {} between GPUs of a group of {})", label, num_operations_++,
+                  hosts_.size()));
+  operation->begin(std::move(tensors));
+  return operation;
+}
+
+void GpuLink::exchange(const TransportChoice& choice, const GpuOperation& operation,
+                       std::vector<P2P> batch) {
+  std::vector<P2P> copied, sent;
+  for (P2P& message : batch) {
+    if (message.tensor.num_bytes() == 0) continue;
+    const int local = local_rank_[static_cast<size_t>(message.peer)];
+    const bool is_copied = copies_ != nullptr && local >= 0 &&
+                           choice.of(message.tensor.num_bytes()) == Transport::kPeerCopies;
+    if (is_copied) message.peer = local;
+    (is_copied ? copied : sent).push_back(std::move(message));
+  }
+  try {
+    if (!sent.empty()) nccl_->exchange(operation.name(), sent, *stream_);
+    if (!copied.empty()) copies_->exchange(operation.name(), copied, *stream_);
+  } catch (const Error&) {
+    comm_->failure->set(std::current_exception());  // what is enqueued must not wait for ever
+    throw;
+  }
+}
+
+Work GpuLink::end(std::shared_ptr<GpuOperation> operation) {
+  operation->end();
+  std::lock_guard lock(mutex_);
+  in_flight_.push_back(operation->progress());
+  return Work(std::move(operation));
+}
+
+void GpuLink::inspect(const Stream& rescue) {
+  std::unique_lock lock(mutex_);
+  while (!in_flight_.empty() && in_flight_.front()->end.has_passed()) {
+    running_ = nullptr;
+    in_flight_.pop_front();
+  }
+  if (nccl_ != nullptr) nccl_->check();
+  if (in_flight_.empty() || !in_flight_.front()->begin.has_passed()) return;
+  const auto first = in_flight_.front();
+  if (running_ == nullptr) running_since_ = Clock::now();
+  running_ = first.get();
+  const double waited_s = std::chrono::duration<double>(Clock::now() - running_since_).count();
+  if (waited_s <= comm_->failure->timeout_s()) return;
+  lock.unlock();
+  throw comm_->failure->timeout(first->name, missing(rescue));
+}
+
+std::string GpuLink::missing(const Stream& rescue) const {
+  std::string text = copies_ == nullptr ? "" : copies_->missing(rescue);
+  if (text.empty())
+    text = fmt::format("NCCL waits for other ranks of the group (this is rank {} of {} there)",
+                       hosts_.rank(), hosts_.size());
+  return text;
+}
+
+void GpuLink::release(const Stream& rescue) noexcept {
+  std::unique_lock lock(mutex_);
+  const auto copies = copies_;
+  const auto nccl = nccl_;
+  lock.unlock();
+  if (copies != nullptr) copies->release(rescue);
+  if (nccl != nullptr) nccl->abort();
+}
+
+}  // namespace longship

@@ -1,0 +1,94 @@
+// The GPUs of one group: its stream, its transports, and the operations in flight.
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string_view>
+#include <vector>
+
+#include "parallel/cuda/comm_watch.h"
+#include "parallel/cuda/gpu_operation.h"
+#include "parallel/cuda/nccl_communicator.h"
+#include "parallel/cuda/peer_copies.h"
+#include "parallel/transport_choice.h"
+
+namespace longship {
+
+// What all groups of a rank share.
+struct GpuComm {
+  std::shared_ptr<const Gpu> gpu;
+  std::shared_ptr<CommFailure> failure;
+  std::shared_ptr<PeerMemory> peer_memory;
+  std::unique_ptr<CommWatch> watch;
+  int world_rank = 0;
+  int host = 0;  // the same number for ranks of one host, and for no others
+  TransportChoice choice{Transport::kNccl};
+};
+
+class GpuLink final : public CommWatch::Link {
+ public:
+  // Collective over `hosts`, the ranks of the group over MPI. Builds the transports that `choice`
+  // uses; NCCL also for ranks of different hosts.
+  static std::shared_ptr<GpuLink> make(const Group& hosts, std::shared_ptr<GpuComm> comm,
+                                       std::shared_ptr<const Stream> stream,
+                                       const TransportChoice& choice);
+  // Waits until the GPU is done with all operations. If an exception is passing, those in flight
+  // are given up, as their peers may never come.
+  ~GpuLink() override;
+  GpuLink(const GpuLink&) = delete;
+  GpuLink& operator=(const GpuLink&) = delete;
+
+  // Whether it has peer copies, with ranks of this host.
+  bool has_peer_copies() const { return copies_ != nullptr; }
+  // Collective. Connects by NCCL too; the choice stays.
+  void add_nccl();
+  // Collective. From now on; transports that it does not use are dropped.
+  void set_choice(const TransportChoice& choice);
+
+  const std::shared_ptr<const Stream>& stream() const { return stream_; }
+  const std::shared_ptr<const Gpu>& gpu() const { return comm_->gpu; }
+  const std::shared_ptr<GpuComm>& comm() const { return comm_; }
+
+  // An operation is begun with all its tensors, fed with messages and kernels, and ended. begin()
+  // throws if anything has failed before.
+  std::shared_ptr<GpuOperation> begin(std::string_view label, std::vector<Tensor> tensors);
+  // Messages to and from other ranks of the group, in flight together.
+  void exchange(const GpuOperation& operation, std::vector<P2P> batch) {
+    exchange(choice_, operation, std::move(batch));
+  }
+  // The same by one transport, which the link must have, where the peers can be reached by it.
+  void exchange_by(Transport transport, const GpuOperation& operation, std::vector<P2P> batch) {
+    exchange(TransportChoice(transport), operation, std::move(batch));
+  }
+  Work end(std::shared_ptr<GpuOperation> operation);
+
+  void inspect(const Stream& rescue) override;
+  void release(const Stream& rescue) noexcept override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  GpuLink(const Group& hosts, std::shared_ptr<GpuComm> comm, std::shared_ptr<const Stream> stream,
+          const TransportChoice& choice);
+  void exchange(const TransportChoice& choice, const GpuOperation& operation,
+                std::vector<P2P> batch);
+  std::string missing(const Stream& rescue) const;
+
+  const Group hosts_;
+  const std::shared_ptr<GpuComm> comm_;
+  const std::shared_ptr<const Stream> stream_;
+  TransportChoice choice_;
+  std::vector<int> local_rank_;  // in copies_, of each rank of the group; -1: on another host
+  std::shared_ptr<PeerCopies> copies_;
+  std::shared_ptr<NcclCommunicator> nccl_;
+  int64_t num_operations_ = 0;
+
+  std::mutex mutex_;  // of all that follows
+  std::deque<std::shared_ptr<const OperationProgress>> in_flight_;
+  const OperationProgress* running_ = nullptr;  // the first, seen on the GPU
+  Clock::time_point running_since_;
+};
+
+}  // namespace longship

@@ -1,0 +1,119 @@
+#include "parallel/cuda/nccl_communicator.h"
+
+#include <nccl.h>
+
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include <cuda_runtime_api.h>
+
+namespace longship {
+namespace {
+
+constexpr double kFarewell_s = 5;  // for peers that end later
+
+}  // namespace
+
+NcclCommunicator::NcclCommunicator(const Group& hosts, std::shared_ptr<const Gpu> gpu,
+                                   std::shared_ptr<CommFailure> failure)
+    : gpu_(std::move(gpu)), failure_(std::move(failure)) {
+  const std::string operation = fmt::format("`nccl.start` (of a group of {})", hosts.size());
+  ncclUniqueId id = {};
+  if (hosts.rank() == 0) {
+    const ncclResult_t status = ncclGetUniqueId(&id);
+    if (status != ncclSuccess) throw error(status, operation);
+  }
+  const std::string bytes =
+      hosts.broadcast_bytes("gpu.nccl_id", std::string(id.internal, sizeof id.internal), 0);
+  LONGSHIP_CHECK(bytes.size() == sizeof id.internal, "NCCL's id has {} bytes", bytes.size());
+  std::memcpy(id.internal, bytes.data(), bytes.size());
+  gpu_->compute->handle();  // makes this GPU the current one
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  finish(ncclCommInitRankConfig(&handle_, hosts.size(), id, hosts.rank(), &config), operation);
+}
+
+NcclCommunicator::~NcclCommunicator() {
+  if (handle_ == nullptr) return;
+  if (failure_->is_set()) {
+    abort();
+    return;
+  }
+  gpu_->compute->handle();
+  using Clock = std::chrono::steady_clock;
+  const auto deadline = Clock::now() + std::chrono::duration<double>(kFarewell_s);
+  ncclResult_t status = ncclCommFinalize(handle_);
+  while (status == ncclInProgress && Clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    if (ncclCommGetAsyncError(handle_, &status) != ncclSuccess) break;
+  }
+  status == ncclSuccess ? ncclCommDestroy(handle_) : ncclCommAbort(handle_);
+}
+
+void NcclCommunicator::exchange(const std::string& operation, const std::vector<P2P>& batch,
+                                const Stream& stream) {
+  std::lock_guard lock(mutex_);
+  failure_->throw_if_set();
+  const StreamHandle handle = stream.handle();
+  int status = ncclGroupStart();
+  for (const P2P& message : batch) {
+    if (status != ncclSuccess && status != ncclInProgress) break;
+    void* const data = message.tensor.address();
+    const auto bytes = static_cast<size_t>(message.tensor.num_bytes());
+    status = message.kind == P2P::Kind::kSend
+                 ? ncclSend(data, bytes, ncclUint8, message.peer, handle_, handle)
+                 : ncclRecv(data, bytes, ncclUint8, message.peer, handle_, handle);
+  }
+  const int end = ncclGroupEnd();
+  finish(status == ncclSuccess || status == ncclInProgress ? end : status, operation);
+}
+
+void NcclCommunicator::finish(int status, const std::string& operation) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  while (status == ncclInProgress) {
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t asked = ncclCommGetAsyncError(handle_, &state);
+    status = asked != ncclSuccess ? asked : state;
+    const double waited_s = std::chrono::duration<double>(Clock::now() - begin).count();
+    if (status == ncclInProgress && waited_s > failure_->timeout_s())
+      throw failure_->timeout(operation, "NCCL could not connect to the other ranks of the group");
+    failure_->throw_if_set();
+    if (waited_s > 1e-3) {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    } else {
+      std::this_thread::yield();
+    }
+  }
+  if (status != ncclSuccess) throw error(status, operation);
+}
+
+void NcclCommunicator::check() {
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock() || handle_ == nullptr) return;
+  ncclResult_t state = ncclSuccess;
+  const ncclResult_t asked = ncclCommGetAsyncError(handle_, &state);
+  const ncclResult_t status = asked != ncclSuccess ? asked : state;
+  if (status != ncclSuccess && status != ncclInProgress) throw error(status, "in the background");
+}
+
+void NcclCommunicator::abort() noexcept {
+  std::lock_guard lock(mutex_);
+  if (handle_ == nullptr) return;
+  cudaSetDevice(gpu_->device.index);
+  ncclCommAbort(handle_);
+  handle_ = nullptr;
+}
+
+Error NcclCommunicator::error(int status, const std::string& operation) const {
+  const auto result = static_cast<ncclResult_t>(status);
+  const char* const details = ncclGetLastError(handle_);
+  return Error(ErrorCode::kInternal,
+               {.what = fmt::format("NCCL failed {} on {}", operation, failure_->self()),
+                .found = fmt::format("{}: {}", ncclGetErrorString(result),
+                                     details == nullptr ? "" : details),
+                .next = "NCCL_DEBUG=WARN prints more; a peer that ended looks like this too"});
+}
+
+}  // namespace longship

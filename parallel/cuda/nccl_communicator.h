@@ -1,0 +1,47 @@
+// Messages between GPUs through NCCL.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "parallel/cuda/comm_failure.h"
+#include "parallel/group.h"
+#include "runtime/gpu.h"
+
+struct ncclComm;
+
+namespace longship {
+
+class NcclCommunicator {
+ public:
+  // Collective over `hosts`, the same ranks over MPI. Throws Error(kTimeout) if NCCL does not
+  // connect them before the deadline.
+  NcclCommunicator(const Group& hosts, std::shared_ptr<const Gpu> gpu,
+                   std::shared_ptr<CommFailure> failure);
+  ~NcclCommunicator();
+  NcclCommunicator(const NcclCommunicator&) = delete;
+  NcclCommunicator& operator=(const NcclCommunicator&) = delete;
+
+  // Enqueues messages, none of them empty or to this rank itself, on `stream`. Returns when NCCL
+  // has enqueued them, which on first use means to connect to the peers.
+  void exchange(const std::string& operation, const std::vector<P2P>& batch, const Stream& stream);
+
+  // Throws what NCCL has found since; any thread. Nothing while a call is under way.
+  void check();
+  // Ends its kernels, also those that wait for peers; any thread. For ending a job.
+  void abort() noexcept;
+
+ private:
+  // Waits until NCCL is done with a call that it goes on with in the background.
+  void finish(int status, const std::string& operation);
+  Error error(int status, const std::string& operation) const;
+
+  const std::shared_ptr<const Gpu> gpu_;
+  const std::shared_ptr<CommFailure> failure_;
+  std::mutex mutex_;
+  ncclComm* handle_ = nullptr;
+};
+
+}  // namespace longship
