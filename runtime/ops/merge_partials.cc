@@ -57,16 +57,21 @@ void merge_cpu(const Context& ctx, const Merge& op) {
   });
 }
 
+// Calls f(T{}) for fp32 or bf16.
+template <class F>
+void dispatch_narrow(DType dtype, F&& f) {
+  if (dtype == DType::kBF16)
+    f(bf16{});
+  else
+    f(float{});
+}
+
 void merge_cpu(const Context& ctx, const Merge& op) {
-  dispatch_floating(op.out_THV.dtype(), [&](auto out) {
-    dispatch_floating(op.o_THV.dtype(), [&](auto o) {
-      dispatch_floating(op.part_THV.dtype(), [&](auto part) {
-        using Y = decltype(out);
-        using O = decltype(o);
-        using P = decltype(part);
-        if constexpr (std::is_same_v<Accumulator<Y>, Accumulator<O>> &&
-                      std::is_same_v<Accumulator<P>, Accumulator<O>>)
-          merge_cpu<Y, O, P>(ctx, op);
+  if (op.lse_TH.dtype() == DType::kF64) return merge_cpu<double, double, double>(ctx, op);
+  dispatch_narrow(op.out_THV.dtype(), [&](auto out) {
+    dispatch_narrow(op.o_THV.dtype(), [&](auto o) {
+      dispatch_narrow(op.part_THV.dtype(), [&](auto part) {
+        merge_cpu<decltype(out), decltype(o), decltype(part)>(ctx, op);
       });
     });
   });
