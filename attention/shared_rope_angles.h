@@ -12,7 +12,7 @@ namespace longship {
 class SharedRopeAngles {
  public:
   // The angles of the local tokens of `plan`, as rope_angles() gives them. Those of the latest
-  // positions are kept; a plan with other positions replaces them. Not for concurrent calls.
+  // segments are kept; a plan with others replaces them. Not for concurrent calls.
   RopeAngles get(const Context& ctx, const SequencePlan& plan, int64_t rotary_dim, double theta,
                  DType dtype);
 
@@ -23,7 +23,7 @@ class SharedRopeAngles {
     DType dtype;
     RopeAngles angles;
   };
-  Tensor positions_T_;
+  std::vector<Segment> segments_;
   std::vector<Entry> entries_;
 };
 

@@ -1,8 +1,15 @@
 #include "optim/adamw.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <span>
 
+#include "optim/adamw_cuda.h"
+#include "optim/gradient_norm.h"
+#include "runtime/gpu.h"
 #include "runtime/parallel_for.h"
+#include "runtime/random.h"
 
 namespace longship {
 namespace {
@@ -31,6 +38,30 @@ void update(const Coefficients<T>& c, int64_t begin, int64_t end, const T* __res
   }
 }
 
+// The neighbour of `value` in bf16 towards zero, or the one away from it with the probability that
+// makes the mean right; `random` is uniform in [0, 2^16).
+bf16 round_stochastically(float value, uint32_t random) {
+  bf16 result;
+  result.bits = static_cast<uint16_t>((std::bit_cast<uint32_t>(value) + random) >> 16);
+  return result;
+}
+
+// With moments in bf16. Block i / 4 of the random numbers is that of four elements: low halves for
+// m, high ones for v.
+void update_bf16(const Coefficients<float>& c, uint64_t seed, uint64_t stream, int64_t begin,
+                 int64_t end, const float* gradient, float* p, bf16* m, bf16* v) {
+  for (int64_t first = begin; first < end; first = (first / 4 + 1) * 4) {
+    const PhiloxBlock block = philox(seed, stream, static_cast<uint64_t>(first / 4));
+    for (int64_t i = first; i < std::min(end, (first / 4 + 1) * 4); ++i) {
+      float wide_m = static_cast<float>(m[i]), wide_v = static_cast<float>(v[i]);
+      update(c, 0, 1, gradient + i, p + i, &wide_m, &wide_v);
+      const uint32_t random = block[static_cast<size_t>(i % 4)];
+      m[i] = round_stochastically(wide_m, random & 0xffffu);
+      v[i] = round_stochastically(wide_v, random >> 16);
+    }
+  }
+}
+
 void check(bool fine, const char* field, const char* expected, double found) {
   if (!fine)
     throw Error(ErrorCode::kConfig, {.what = fmt::format("AdamW: {} cannot be used", field),
@@ -51,18 +82,38 @@ AdamW::AdamW(const Context& ctx, ParameterList& parameters, AdamWOptions options
         "weight_decay >= 0", options.weight_decay);
   for (const Parameter& parameter : parameters.all()) {
     const Tensor& master = parameter.master;
-    moments_.push_back(
-        {ctx.zeros(master.shape(), master.dtype()), ctx.zeros(master.shape(), master.dtype())});
+    const bool narrow = options.bf16_moments && master.dtype() == DType::kF32;
+    const DType dtype = narrow ? DType::kBF16 : master.dtype();
+    moments_.push_back({ctx.zeros(master.shape(), dtype), ctx.zeros(master.shape(), dtype)});
   }
 }
 
 void AdamW::step(const Context& ctx, double learning_rate, double gradient_scale) {
+  if (ctx.memory->device().kind == DeviceKind::kCpu)
+    step_cpu(ctx, learning_rate, gradient_scale);
+  else
+    step_cuda(ctx, learning_rate, gradient_scale, {});
+}
+
+void AdamW::step(const Context& ctx, double learning_rate, const Clipping& clipping) {
+  if (ctx.memory->device().kind != DeviceKind::kCpu)
+    return step_cuda(ctx, learning_rate, 1, clipping);
+  const double norm = std::sqrt(*clipping.squared_norm.data<double>());
+  if (std::isfinite(norm))
+    step_cpu(ctx, learning_rate, clip_scale(norm, clipping.max_norm));
+  else
+    ++num_steps_;
+}
+
+AdamW::Corrections AdamW::begin_step() {
   LONGSHIP_CHECK(parameters_->all().size() == moments_.size(), "{} parameters, {} moments",
                  parameters_->all().size(), moments_.size());
-  ++num_steps_;
-  const double t = static_cast<double>(num_steps_);
-  const double correction1 = 1 - std::pow(options_.beta1, t);
-  const double correction2 = 1 - std::pow(options_.beta2, t);
+  const double t = static_cast<double>(++num_steps_);
+  return {1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t)};
+}
+
+void AdamW::step_cpu(const Context& ctx, double learning_rate, double gradient_scale) {
+  const Corrections corrections = begin_step();
   size_t index = 0;
   for (Parameter& parameter : parameters_->all()) {
     const Moments& moments = moments_[index++];
@@ -73,24 +124,75 @@ void AdamW::step(const Context& ctx, double learning_rate, double gradient_scale
     const double decay = parameter.decay ? options_.weight_decay : 0;
     dispatch_floating(master.dtype(), [&](auto tag) {
       using T = Accumulator<decltype(tag)>;
-      const Coefficients<T> c = {.gradient_scale = static_cast<T>(gradient_scale),
-                                 .keep = static_cast<T>(1 - learning_rate * decay),
-                                 .beta1 = static_cast<T>(options_.beta1),
-                                 .one_minus_beta1 = static_cast<T>(1 - options_.beta1),
-                                 .beta2 = static_cast<T>(options_.beta2),
-                                 .one_minus_beta2 = static_cast<T>(1 - options_.beta2),
-                                 .step_size = static_cast<T>(learning_rate / correction1),
-                                 .inverse_correction2 = static_cast<T>(1 / std::sqrt(correction2)),
-                                 .epsilon = static_cast<T>(options_.epsilon)};
+      const Coefficients<T> c = {
+          .gradient_scale = static_cast<T>(gradient_scale),
+          .keep = static_cast<T>(1 - learning_rate * decay),
+          .beta1 = static_cast<T>(options_.beta1),
+          .one_minus_beta1 = static_cast<T>(1 - options_.beta1),
+          .beta2 = static_cast<T>(options_.beta2),
+          .one_minus_beta2 = static_cast<T>(1 - options_.beta2),
+          .step_size = static_cast<T>(learning_rate / corrections.first),
+          .inverse_correction2 = static_cast<T>(1 / std::sqrt(corrections.second)),
+          .epsilon = static_cast<T>(options_.epsilon)};
       const T* g = gradient.data<T>();
       T* p = master.data<T>();
-      T* m = moments.m.data<T>();
-      T* v = moments.v.data<T>();
-      parallel_for(ctx, master.numel(), 1 << 14,
-                   [&](int64_t begin, int64_t end) { update(c, begin, end, g, p, m, v); });
+      parallel_for(ctx, master.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
+        if constexpr (std::is_same_v<T, float>) {
+          if (moments.m.dtype() == DType::kBF16)
+            return update_bf16(c, static_cast<uint64_t>(num_steps_), stream_of(parameter.name),
+                               begin, end, g, p, moments.m.data<bf16>(), moments.v.data<bf16>());
+        }
+        update(c, begin, end, g, p, moments.m.data<T>(), moments.v.data<T>());
+      });
     });
   }
   parameters_->refresh_compute_copies();
+}
+
+void AdamW::step_cuda(const Context& ctx, double learning_rate, double gradient_scale,
+                      const Clipping& clipping) {
+  const Corrections corrections = begin_step();
+  std::vector<AdamWEntry> entries;
+  std::vector<Tensor> packed;  // kept until the kernel is enqueued
+  int64_t num_chunks = 0;
+  size_t index = 0;
+  for (Parameter& parameter : parameters_->all()) {
+    const Moments& moments = moments_[index++];
+    const Tensor& master = parameter.master;
+    const Tensor& copy = parameter.variable.value();
+    const Gradient& slot = *parameter.variable.gradient();
+    if (slot.defined()) packed.push_back(slot.sum().contiguous());
+    entries.push_back({.gradient = slot.defined() ? packed.back().device_data<float>() : nullptr,
+                       .master = master.device_data<float>(),
+                       .m = moments.m.address(),
+                       .v = moments.v.address(),
+                       .copy = copy.dtype() == DType::kBF16 ? copy.address() : nullptr,
+                       .num_elements = master.numel(),
+                       .first_chunk = num_chunks,
+                       .random_stream = stream_of(parameter.name),
+                       .decays = parameter.decay});
+    num_chunks += (master.numel() + kAdamWChunk - 1) / kAdamWChunk;
+  }
+  if (entries.empty() || !ctx.memory->has_elements()) return;
+  const bool clips = clipping.squared_norm.defined();
+  const Tensor entries_N = upload_table(ctx, std::span<const AdamWEntry>(entries));
+  adamw_cuda({.entries_N = reinterpret_cast<const AdamWEntry*>(entries_N.address()),
+              .num_entries = std::ssize(entries),
+              .num_chunks = num_chunks,
+              .moments_dtype = moments_[0].m.dtype(),
+              .gradient_scale = gradient_scale,
+              .squared_norm = clips ? clipping.squared_norm.device_data<double>() : nullptr,
+              .max_norm = clipping.max_norm,
+              .random_seed = static_cast<uint64_t>(num_steps_),
+              .keep = static_cast<float>(1 - learning_rate * options_.weight_decay),
+              .beta1 = static_cast<float>(options_.beta1),
+              .one_minus_beta1 = static_cast<float>(1 - options_.beta1),
+              .beta2 = static_cast<float>(options_.beta2),
+              .one_minus_beta2 = static_cast<float>(1 - options_.beta2),
+              .step_size = static_cast<float>(learning_rate / corrections.first),
+              .inverse_correction2 = static_cast<float>(1 / std::sqrt(corrections.second)),
+              .epsilon = static_cast<float>(options_.epsilon)},
+             compute_stream(ctx));
 }
 
 std::vector<NamedTensor> AdamW::state() const {

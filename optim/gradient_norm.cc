@@ -5,6 +5,9 @@
 #include <cmath>
 #include <vector>
 
+#include "optim/gradient_norm_cuda.h"
+#include "runtime/device_dispatch.h"
+#include "runtime/gpu.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {
@@ -57,23 +60,90 @@ bool is_finite(const Context& ctx, const Tensor& tensor) {
   return finite;
 }
 
-}  // namespace
-
-double gradient_norm(const Context& ctx, const ParameterList& parameters) {
+double sum_of_squares(const Context& ctx, const ParameterList& parameters) {
   double sum = 0;
   for (const Parameter& parameter : parameters.all()) {
     const Gradient& gradient = *parameter.variable.gradient();
     if (gradient.defined()) sum += sum_of_squares(ctx, gradient.sum().contiguous());
   }
-  return std::sqrt(sum);
+  return sum;
 }
 
-std::string first_non_finite(const Context& ctx, const ParameterList& parameters) {
+std::string first_non_finite_cpu(const Context& ctx, const ParameterList& parameters) {
   for (const Parameter& parameter : parameters.all()) {
     const Gradient& gradient = *parameter.variable.gradient();
     if (gradient.defined() && !is_finite(ctx, gradient.sum().contiguous())) return parameter.name;
   }
   return {};
+}
+
+// The sums of squares of all chunks of the gradients on a GPU.
+struct ChunkSquares {
+  Tensor squares_C;  // fp64
+  std::vector<const Parameter*> parameters;
+  std::vector<GradientEntry> entries;  // of these parameters
+};
+
+ChunkSquares chunk_squares(const Context& ctx, const ParameterList& parameters) {
+  ChunkSquares result;
+  std::vector<Tensor> packed;  // kept until the kernel is enqueued
+  int64_t num_chunks = 0;
+  for (const Parameter& parameter : parameters.all()) {
+    const Gradient& gradient = *parameter.variable.gradient();
+    if (!gradient.defined()) continue;
+    packed.push_back(gradient.sum().contiguous());
+    result.parameters.push_back(&parameter);
+    result.entries.push_back({.data = packed.back().device_data<float>(),
+                              .num_elements = packed.back().numel(),
+                              .first_chunk = num_chunks});
+    num_chunks += (packed.back().numel() + kGradientChunk - 1) / kGradientChunk;
+  }
+  result.squares_C = ctx.empty({num_chunks}, DType::kF64);
+  const Tensor entries_N = upload_table(ctx, std::span<const GradientEntry>(result.entries));
+  sum_chunk_squares_cuda(reinterpret_cast<const GradientEntry*>(entries_N.address()),
+                         std::ssize(result.entries), num_chunks,
+                         result.squares_C.device_data<double>(), compute_stream(ctx));
+  return result;
+}
+
+void sum_of_squares_cuda(const Context& ctx, const ParameterList& parameters,
+                         const Tensor& total_1) {
+  const Tensor squares_C = chunk_squares(ctx, parameters).squares_C;
+  add_chunk_squares_cuda(squares_C.device_data<double>(), squares_C.numel(),
+                         total_1.device_data<double>(), compute_stream(ctx));
+}
+
+std::string first_non_finite_cuda(const Context& ctx, const ParameterList& parameters) {
+  const ChunkSquares chunks = chunk_squares(ctx, parameters);
+  const Tensor squares_C = chunks.squares_C.to(std::make_shared<Memory>());
+  int64_t chunk = 0;
+  while (chunk < squares_C.numel() && std::isfinite(squares_C.data<double>()[chunk])) ++chunk;
+  if (chunk == squares_C.numel()) return {};
+  size_t owner = 0;
+  while (owner + 1 < chunks.entries.size() && chunks.entries[owner + 1].first_chunk <= chunk)
+    ++owner;
+  return chunks.parameters[owner]->name;
+}
+
+}  // namespace
+
+Tensor squared_gradient_norm(const Context& ctx, const ParameterList& parameters) {
+  const Tensor total_1 = ctx.empty({1}, DType::kF64);
+  dispatch_device(
+      total_1, [&] { *total_1.data<double>() = sum_of_squares(ctx, parameters); },
+      [&] { sum_of_squares_cuda(ctx, parameters, total_1); });
+  return total_1;
+}
+
+double gradient_norm(const Context& ctx, const ParameterList& parameters) {
+  const Tensor squared = squared_gradient_norm(ctx, parameters);
+  const bool on_host = squared.device().kind == DeviceKind::kCpu;
+  return std::sqrt(*(on_host ? squared : squared.to(std::make_shared<Memory>())).data<double>());
+}
+
+std::string first_non_finite(const Context& ctx, const ParameterList& parameters) {
+  return ctx.memory->device().kind == DeviceKind::kCpu ? first_non_finite_cpu(ctx, parameters)
+                                                       : first_non_finite_cuda(ctx, parameters);
 }
 
 double clip_scale(double norm, double max_norm) {

@@ -7,9 +7,14 @@
 
 namespace longship {
 
+// The square of gradient_norm(), as a tensor of one element in fp64 on ctx's device. On a GPU the
+// host does not wait for it: AdamW::step() can read it there.
+Tensor squared_gradient_norm(const Context& ctx, const ParameterList& parameters);
+
 // L2 norm over all gradients together. Squares are summed in fp64 in blocks of fixed length and
 // the blocks in order, so every rank that holds the same gradients gets the same bits, with any
-// number of threads. Parameters without gradient count as zero.
+// number of threads; a GPU has an order of its own, which is fixed too. Parameters without gradient
+// count as zero. Waits for the GPU.
 double gradient_norm(const Context& ctx, const ParameterList& parameters);
 
 // The first parameter whose gradient holds a NaN or infinity; empty if there is none.

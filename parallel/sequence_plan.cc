@@ -127,7 +127,9 @@ std::vector<Segment> SequencePlan::gathered_segments() const {
 }
 
 Tensor SequencePlan::positions(const Context& ctx) const {
-  Tensor positions_T = ctx.empty({num_local_tokens()}, DType::kI64);
+  const auto memory =
+      ctx.memory->device().kind == DeviceKind::kCpu ? ctx.memory : std::make_shared<Memory>();
+  Tensor positions_T = Tensor::empty(memory, {num_local_tokens()}, DType::kI64);
   int64_t* positions = positions_T.data<int64_t>();
   for (const Segment& segment : local_segments())
     for (int64_t i = 0; i < segment.length; ++i) positions[segment.slot + i] = segment.position + i;

@@ -72,7 +72,8 @@ class SequencePlan {
   // the group of this rank. layout() is that of the ranks.
   SequencePlan coarsened(int ranks_per_group) const;
 
-  // Position within its document of every local token, [T] i64.
+  // Position within its document of every local token, [T] i64. On the host: in ctx.memory if that
+  // is the host's.
   Tensor positions(const Context& ctx) const;
 
   // The rows of a whole-batch tensor (dim 0 = num_tokens()) that this rank holds, in slot order.

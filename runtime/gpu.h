@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <span>
+#include <type_traits>
 
 #include "runtime/context.h"
 #include "runtime/cuda/stream.h"
@@ -29,6 +31,16 @@ std::shared_ptr<Memory> counting_memory(Device device);
 // A copy of a host tensor in ctx.memory; the tensor itself where that is the host's. The host does
 // not wait: the elements go by way of pinned memory.
 Tensor upload(const Context& ctx, const Tensor& tensor);
+
+// The bytes of host structs that a kernel reads, such as a table of tensors, in ctx.memory.
+template <class T>
+Tensor upload_table(const Context& ctx, std::span<const T> table) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  const auto bytes = std::as_bytes(table);
+  return upload(
+      ctx, Tensor::from<uint8_t>(std::make_shared<Memory>(), {static_cast<int64_t>(bytes.size())},
+                                 {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}));
+}
 
 // Where the kernels of an op are enqueued: ctx.gpu->compute. Error(kInternal) without a GPU.
 StreamHandle compute_stream(const Context& ctx);

@@ -1,5 +1,6 @@
 #include "runtime/model/parameter.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "runtime/parallel_for.h"
@@ -29,16 +30,36 @@ double initial_value(const Initializer& init, uint64_t seed, uint64_t stream, in
   return 0;
 }
 
-void initialize(const Context& ctx, const Tensor& master, const Initializer& init, uint64_t seed,
-                uint64_t stream) {
-  dispatch_floating(master.dtype(), [&](auto tag) {
+// Fills `part`, elements from `first` on of a parameter, in host memory.
+void initialize(const Context& ctx, const Tensor& part, int64_t first, const Initializer& init,
+                uint64_t seed, uint64_t stream) {
+  dispatch_floating(part.dtype(), [&](auto tag) {
     using T = decltype(tag);
-    T* data = master.data<T>();
-    parallel_for(ctx, master.numel(), 1 << 12, [&](int64_t begin, int64_t end) {
+    T* data = part.data<T>();
+    parallel_for(ctx, part.numel(), 1 << 12, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
-        data[i] = static_cast<T>(static_cast<Accumulator<T>>(initial_value(init, seed, stream, i)));
+        data[i] = static_cast<T>(
+            static_cast<Accumulator<T>>(initial_value(init, seed, stream, first + i)));
     });
   });
+}
+
+// On a GPU the values come from the host, a piece at a time: those of log and cos there have other
+// last bits.
+void initialize(const Context& ctx, const Tensor& master, const Initializer& init, uint64_t seed,
+                uint64_t stream) {
+  if (!master.has_elements()) return;
+  if (master.device().kind == DeviceKind::kCpu)
+    return initialize(ctx, master, 0, init, seed, stream);
+  constexpr int64_t kPieceElements = int64_t{1} << 24;
+  const Tensor flat = master.reshape({-1});
+  const auto host = std::make_shared<Memory>();
+  for (int64_t begin = 0; begin < flat.numel(); begin += kPieceElements) {
+    const Tensor piece = flat.slice(0, begin, std::min(kPieceElements, flat.numel() - begin));
+    const Tensor values = Tensor::empty(host, piece.shape(), piece.dtype());
+    initialize(ctx, values, begin, init, seed, stream);
+    piece.copy_from(values);
+  }
 }
 
 }  // namespace

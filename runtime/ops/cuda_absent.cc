@@ -4,6 +4,7 @@
 #include "runtime/ops/elementwise_cuda.h"
 #include "runtime/ops/merge_partials_cuda.h"
 #include "runtime/ops/rms_norm_cuda.h"
+#include "runtime/ops/rope_cuda.h"
 #include "runtime/ops/sink_logit_cuda.h"
 #include "runtime/ops/softmax_delta_cuda.h"
 
@@ -60,6 +61,12 @@ void add_sink_logit_cuda(const AddSinkLogitCuda&, StreamHandle) {
 }
 void sink_logit_gradient_cuda(const SinkLogitGradientCuda&, StreamHandle) {
   refuse("sink_logit_gradient");
+}
+void rope_angles_cuda(const RopeAnglesCuda&, StreamHandle) {
+  refuse("rope_angles");
+}
+void rope_cuda(const RopeCuda&, StreamHandle) {
+  refuse("rope");
 }
 
 }  // namespace longship

@@ -6,6 +6,9 @@
 #include <numbers>
 #include <vector>
 
+#include "runtime/device_dispatch.h"
+#include "runtime/gpu.h"
+#include "runtime/ops/rope_cuda.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {
@@ -68,18 +71,24 @@ inline CosSin cos_sin(double turns) {
   return {(quadrant + 1) & 2 ? -along : along, quadrant & 2 ? -across : across};
 }
 
-// Turns every pair of the features from `first` on by direction * angle; direction is 1 or -1.
-Tensor rotate(const Context& ctx, const Tensor& x_THD, const RopeAngles& angles, int64_t first,
-              int direction) {
+// Turns every pair of the features from `first` on by direction * angle.
+struct Rotation {
+  RopeAngles angles;
+  int64_t first = 0;
+  int direction = 1;  // or -1
+};
+
+void rotate_cpu(const Context& ctx, const Tensor& x_THD, const Rotation& rotation,
+                const Tensor& y_THD) {
   const int64_t T = x_THD.dim(0), H = x_THD.dim(1), D = x_THD.dim(2);
+  const RopeAngles& angles = rotation.angles;
   const int64_t num_pairs = angles.cos_TR.dim(1);
-  const Tensor y_THD = ctx.empty(x_THD.shape(), x_THD.dtype());
   dispatch_floating(x_THD.dtype(), [&](auto tag) {
     using E = decltype(tag);
     using A = Accumulator<E>;
-    const A sign = static_cast<A>(direction);
+    const A sign = static_cast<A>(rotation.direction);
     const int64_t grain = std::max<int64_t>(1, (1 << 13) / std::max<int64_t>(1, H * D));
-    parallel_for(ctx, T, grain, [&](int64_t begin, int64_t end) {
+    parallel_for(ctx, T, grain, [&, first = rotation.first](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const A* cos = angles.cos_TR.data<A>() + t * num_pairs;
         const A* sin = angles.sin_TR.data<A>() + t * num_pairs;
@@ -101,6 +110,31 @@ Tensor rotate(const Context& ctx, const Tensor& x_THD, const RopeAngles& angles,
       }
     });
   });
+}
+
+void rotate_cuda(const Context& ctx, const Tensor& x_THD, const Rotation& rotation,
+                 const Tensor& y_THD) {
+  const RopeAngles& angles = rotation.angles;
+  rope_cuda({.dtype = x_THD.dtype(),
+             .num_tokens = x_THD.dim(0),
+             .num_heads = x_THD.dim(1),
+             .head_size = x_THD.dim(2),
+             .first = rotation.first,
+             .num_pairs = angles.cos_TR.dim(1),
+             .direction = static_cast<float>(rotation.direction),
+             .x_THD = x_THD.address(),
+             .y_THD = y_THD.address(),
+             .cos_TR = angles.cos_TR.device_data<float>(),
+             .sin_TR = angles.sin_TR.device_data<float>()},
+            compute_stream(ctx));
+}
+
+Tensor rotate(const Context& ctx, const Tensor& x_THD, const Rotation& rotation) {
+  const Tensor y_THD = ctx.empty(x_THD.shape(), x_THD.dtype());
+  require_one_device("rope", {&x_THD, &rotation.angles.cos_TR, &rotation.angles.sin_TR, &y_THD});
+  dispatch_device(
+      y_THD, [&] { rotate_cpu(ctx, x_THD, rotation, y_THD); },
+      [&] { rotate_cuda(ctx, x_THD, rotation, y_THD); });
   return y_THD;
 }
 
@@ -113,7 +147,7 @@ struct RopeNode final : Node {
   const char* name() const override { return "rope"; }
 
   void backward(Context& ctx) override {
-    input(0)->add(ctx, rotate(ctx, grad_output(ctx).contiguous(), saved.angles, first, -1));
+    input(0)->add(ctx, rotate(ctx, grad_output(ctx).contiguous(), {saved.angles, first, -1}));
   }
 
   void visit_saved(const SavedVisitor& visit) override {
@@ -122,25 +156,16 @@ struct RopeNode final : Node {
   }
 };
 
-}  // namespace
-
-RopeAngles rope_angles(const Context& ctx, const Tensor& positions_T, int64_t rotary_dim,
-                       double theta, DType dtype) {
-  LONGSHIP_CHECK(rotary_dim > 0 && rotary_dim % 2 == 0, "rotary_dim {}", rotary_dim);
-  LONGSHIP_CHECK(theta > 0, "theta {}", theta);
-  LONGSHIP_CHECK(positions_T.rank() == 1, "positions {}", shape_string(positions_T.shape()));
-  const int64_t num_pairs = rotary_dim / 2;
-  const std::vector<Frequency> table = frequencies(rotary_dim, theta);
+void angles_cpu(const Context& ctx, const Tensor& positions_T, const std::vector<Frequency>& table,
+                const RopeAngles& angles) {
+  const int64_t num_pairs = angles.cos_TR.dim(1);
   const Frequency* frequency = table.data();
-  const Tensor packed_T = positions_T.contiguous();
-  const int64_t T = packed_T.numel();
-  const RopeAngles angles{ctx.empty({T, num_pairs}, dtype), ctx.empty({T, num_pairs}, dtype)};
-  const int64_t* positions = packed_T.data<int64_t>();
-  dispatch_floating(dtype, [&](auto tag) {
+  const int64_t* positions = positions_T.data<int64_t>();
+  dispatch_floating(angles.cos_TR.dtype(), [&](auto tag) {
     using A = Accumulator<decltype(tag)>;
     A* cos = angles.cos_TR.data<A>();
     A* sin = angles.sin_TR.data<A>();
-    parallel_for(ctx, T, 64, [&](int64_t begin, int64_t end) {
+    parallel_for(ctx, positions_T.numel(), 64, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const double position = static_cast<double>(positions[t]);
 #pragma GCC ivdep
@@ -152,6 +177,41 @@ RopeAngles rope_angles(const Context& ctx, const Tensor& positions_T, int64_t ro
       }
     });
   });
+}
+
+void angles_cuda(const Context& ctx, const Tensor& positions_T, const std::vector<Frequency>& table,
+                 const RopeAngles& angles) {
+  static_assert(sizeof(Frequency) == 2 * sizeof(double));
+  const int64_t num_pairs = angles.cos_TR.dim(1);
+  const Tensor frequency_R2 =
+      upload(ctx, Tensor::from<double>(positions_T.memory(), {num_pairs, 2},
+                                       {&table.data()->high, static_cast<size_t>(2 * num_pairs)}));
+  const Tensor uploaded_T = upload(ctx, positions_T);
+  rope_angles_cuda({.num_tokens = positions_T.numel(),
+                    .num_pairs = num_pairs,
+                    .positions_T = uploaded_T.device_data<int64_t>(),
+                    .frequency_R2 = frequency_R2.device_data<double>(),
+                    .cos_TR = angles.cos_TR.device_data<float>(),
+                    .sin_TR = angles.sin_TR.device_data<float>()},
+                   compute_stream(ctx));
+}
+
+}  // namespace
+
+RopeAngles rope_angles(const Context& ctx, const Tensor& positions_T, int64_t rotary_dim,
+                       double theta, DType dtype) {
+  LONGSHIP_CHECK(rotary_dim > 0 && rotary_dim % 2 == 0, "rotary_dim {}", rotary_dim);
+  LONGSHIP_CHECK(theta > 0, "theta {}", theta);
+  LONGSHIP_CHECK(positions_T.rank() == 1 && positions_T.device().kind == DeviceKind::kCpu,
+                 "positions {} on {}", shape_string(positions_T.shape()),
+                 device_name(positions_T.device()));
+  const std::vector<Frequency> table = frequencies(rotary_dim, theta);
+  const Tensor packed_T = positions_T.contiguous();
+  const Shape shape = {packed_T.numel(), rotary_dim / 2};
+  const RopeAngles angles{ctx.empty(shape, dtype), ctx.empty(shape, dtype)};
+  dispatch_device(
+      angles.cos_TR, [&] { angles_cpu(ctx, packed_T, table, angles); },
+      [&] { angles_cuda(ctx, packed_T, table, angles); });
   return angles;
 }
 
@@ -170,7 +230,7 @@ Variable rope(Context& ctx, const Variable& x_THD, const RopeAngles& angles, int
     node->saved = {angles};
     node->first = first;
   }
-  return record(ctx, "rope", rotate(ctx, x_THD.value().contiguous(), angles, first, 1),
+  return record(ctx, "rope", rotate(ctx, x_THD.value().contiguous(), {angles, first, 1}),
                 std::move(node), {&x_THD});
 }
 

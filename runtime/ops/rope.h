@@ -7,8 +7,8 @@
 namespace longship {
 
 // cos and sin of every angle, [T, R/2] in `dtype` (fp32, or fp64 for fp64 models), for positions
-// [T] i64 and R = `rotary_dim`, even. Angles are reduced exactly, in two doubles: at position 10^8
-// the error is below 1e-10 before the values are rounded to `dtype`.
+// [T] i64 on the host and R = `rotary_dim`, even. Angles are reduced exactly, in two doubles: at
+// position 10^8 the error is below 1e-10 before the values are rounded to `dtype`.
 struct RopeAngles {
   Tensor cos_TR;
   Tensor sin_TR;

@@ -1,0 +1,121 @@
+// T tokens, H heads, D head size, R rotated features (cos_TR and sin_TR hold R/2 pairs).
+#include "runtime/ops/rope_cuda.h"
+
+#include "runtime/cuda/cuda_error.h"
+#include "runtime/cuda/row_lanes.cuh"
+
+namespace longship {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kHeads = 4;  // that one thread turns by the same angles
+
+__global__ void __launch_bounds__(kThreads)
+    angles_kernel(const __grid_constant__ RopeAnglesCuda op) {
+  const int64_t count = op.num_tokens * op.num_pairs, step = int64_t{gridDim.x} * kThreads;
+  for (int64_t n = int64_t{blockIdx.x} * kThreads + threadIdx.x; n < count; n += step) {
+    const double position = static_cast<double>(op.positions_T[n / op.num_pairs]);
+    const double high = op.frequency_R2[n % op.num_pairs * 2];
+    const double low = op.frequency_R2[n % op.num_pairs * 2 + 1];
+    // As on the CPU. The product must be rounded where it stands: not fused into a difference.
+    const double product = __dmul_rn(position, high);
+    const double rounding = __fma_rn(position, high, -product);
+    const double turns = (product - nearbyint(product)) + __fma_rn(position, low, rounding);
+    double sin, cos;
+    sincospi(2 * turns, &sin, &cos);
+    op.cos_TR[n] = static_cast<float>(cos);
+    op.sin_TR[n] = static_cast<float>(sin);
+  }
+}
+
+// A thread has kSize pairs, or kSize features that pass through, of kHeads heads of a token.
+template <class T, int kSize>
+__global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ RopeCuda op) {
+  const int64_t H = op.num_heads, D = op.head_size;
+  const uint64_t pair_parts = op.num_pairs / kSize;
+  const uint64_t parts = pair_parts + (D - 2 * op.num_pairs) / kSize;
+  const uint64_t head_groups = (H + kHeads - 1) / kHeads;
+  const uint64_t count = op.num_tokens * head_groups * parts;
+  const uint64_t step = uint64_t{gridDim.x} * kThreads;
+  for (uint64_t n = uint64_t{blockIdx.x} * kThreads + threadIdx.x; n < count; n += step) {
+    const uint64_t token_group = n / parts, part = n - token_group * parts;
+    const int64_t t = static_cast<int64_t>(token_group / head_groups);
+    const int64_t h = static_cast<int64_t>(token_group % head_groups) * kHeads;
+    const int num_heads = static_cast<int>(min(H - h, int64_t{kHeads}));
+    const int64_t head = (t * H + h) * D;
+    const T* const x = static_cast<const T*>(op.x_THD) + head;
+    T* const y = static_cast<T*>(op.y_THD) + head;
+    if (part >= pair_parts) {
+      int64_t d = static_cast<int64_t>(part - pair_parts) * kSize;
+      if (d >= op.first) d += 2 * op.num_pairs;
+#pragma unroll
+      for (int i = 0; i < kHeads; ++i) {
+        if (i >= num_heads) break;
+        float values[kSize];
+        load_elements<T, kSize>(x + i * D + d, values);
+        store_elements<T, kSize>(values, y + i * D + d);
+      }
+      continue;
+    }
+    const int64_t pair = static_cast<int64_t>(part) * kSize;
+    const int64_t d = op.first + pair;
+    float a[kHeads][kSize], b[kHeads][kSize], cos[kSize], sin[kSize];
+#pragma unroll
+    for (int i = 0; i < kHeads; ++i) {
+      // The last head again rather than a branch, which would keep loads from running together.
+      const T* const from = x + min(i, num_heads - 1) * D + d;
+      load_elements<T, kSize>(from, a[i]);
+      load_elements<T, kSize>(from + op.num_pairs, b[i]);
+    }
+    load_elements<float, kSize>(op.cos_TR + t * op.num_pairs + pair, cos);
+    load_elements<float, kSize>(op.sin_TR + t * op.num_pairs + pair, sin);
+#pragma unroll
+    for (int i = 0; i < kHeads; ++i) {
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) {
+        const float s = op.direction * sin[j], first = a[i][j], second = b[i][j];
+        a[i][j] = first * cos[j] - second * s;
+        b[i][j] = second * cos[j] + first * s;
+      }
+      if (i < num_heads) {
+        store_elements<T, kSize>(a[i], y + i * D + d);
+        store_elements<T, kSize>(b[i], y + i * D + d + op.num_pairs);
+      }
+    }
+  }
+}
+
+unsigned blocks_for(int64_t count) {
+  return static_cast<unsigned>(
+      std::clamp<int64_t>((count + kThreads - 1) / kThreads, 1, int64_t{1} << 30));
+}
+
+template <class T>
+void rope(const RopeCuda& op, StreamHandle stream) {
+  const bool whole = op.first % kLaneElements == 0 && op.num_pairs % kLaneElements == 0 &&
+                     has_whole_lanes(op.head_size, {op.x_THD, op.y_THD, op.cos_TR, op.sin_TR});
+  const int size = whole ? kLaneElements : 1;
+  const int64_t items = op.num_tokens * ((op.num_heads + kHeads - 1) / kHeads) *
+                        ((op.head_size - op.num_pairs) / size);
+  if (whole) {
+    rope_kernel<T, kLaneElements><<<blocks_for(items), kThreads, 0, stream>>>(op);
+  } else {
+    rope_kernel<T, 1><<<blocks_for(items), kThreads, 0, stream>>>(op);
+  }
+}
+
+}  // namespace
+
+void rope_angles_cuda(const RopeAnglesCuda& op, StreamHandle stream) {
+  if (op.num_tokens == 0) return;
+  angles_kernel<<<blocks_for(op.num_tokens * op.num_pairs), kThreads, 0, stream>>>(op);
+  check_launch("rope_angles");
+}
+
+void rope_cuda(const RopeCuda& op, StreamHandle stream) {
+  if (op.num_tokens == 0 || op.num_heads == 0) return;
+  dispatch_cuda_dtype(op.dtype, [&](auto tag) { rope<decltype(tag)>(op, stream); });
+  check_launch("rope");
+}
+
+}  // namespace longship
