@@ -9,6 +9,7 @@
 #include "runtime/io/checksum.h"
 #include "runtime/io/file_descriptor.h"
 #include "runtime/io/file_error.h"
+#include "runtime/io/tensor_bytes.h"
 
 namespace longship {
 namespace {
@@ -148,10 +149,14 @@ void Checkpoint::read(std::string_view name, const Tensor& destination) const {
     const Tensor packed = target.is_contiguous()
                               ? target
                               : Tensor::empty(destination.memory(), slice.extent, tensor->dtype);
-    const std::span<std::byte> bytes(packed.raw(), static_cast<size_t>(slice.num_bytes));
     const fs::path path = directory_ / files()[slice.file].name;
-    FileDescriptor::open_for_reading(path).read_at(slice.offset, bytes);
-    const uint64_t found = checksum(bytes);
+    const FileDescriptor file = FileDescriptor::open_for_reading(path);
+    Checksum sum;
+    fill_tensor_bytes(packed, [&](int64_t offset, std::span<std::byte> bytes) {
+      file.read_at(slice.offset + offset, bytes);
+      sum.update(bytes);
+    });
+    const uint64_t found = sum.value();
     if (found != slice.checksum)
       refuse(fmt::format("{} is damaged between offsets {} and {}, in tensor {}", path.string(),
                          slice.offset, slice.offset + slice.num_bytes, name),

@@ -9,6 +9,7 @@
 #include "runtime/io/atomic_file.h"
 #include "runtime/io/checksum.h"
 #include "runtime/io/safetensors.h"
+#include "runtime/io/tensor_bytes.h"
 
 namespace longship {
 namespace {
@@ -48,10 +49,11 @@ class BlockChecksums {
 
 CheckpointTensor describe(const NamedSlice& one) {
   const auto& [name, tensor] = one.slice;
-  const Tensor packed = tensor.contiguous();
+  Checksum sum;
+  read_tensor_bytes(tensor, [&](std::span<const std::byte> bytes) { sum.update(bytes); });
   CheckpointSlice slice = {.begin = one.begin, .extent = tensor.shape()};
-  slice.num_bytes = packed.num_bytes();
-  slice.checksum = checksum({packed.raw(), static_cast<size_t>(packed.num_bytes())});
+  slice.num_bytes = tensor.num_bytes();
+  slice.checksum = sum.value();
   return {name, tensor.dtype(), one.global_shape, {std::move(slice)}};
 }
 

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "runtime/io/atomic_file.h"
+#include "runtime/io/tensor_bytes.h"
 
 namespace longship {
 namespace {
@@ -64,7 +65,9 @@ void SafetensorsReader::read(std::string_view name, const Tensor& destination,
   const bool direct = *entry->dtype == destination.dtype() && destination.is_contiguous();
   const Tensor packed =
       direct ? destination : Tensor::empty(destination.memory(), entry->shape, *entry->dtype);
-  file_.read_at(entry->offset, {packed.raw(), static_cast<size_t>(entry->num_bytes)});
+  fill_tensor_bytes(packed, [&](int64_t offset, std::span<std::byte> bytes) {
+    file_.read_at(entry->offset + offset, bytes);
+  });
   if (!direct) destination.copy_from(packed);
 }
 
@@ -100,10 +103,7 @@ std::vector<SafetensorsEntry> write_safetensors(const std::filesystem::path& pat
   };
   write(bytes_of(format_safetensors_header(header)));
   for (SafetensorsEntry& entry : header.entries) entry.offset += file.size();
-  for (size_t i : order) {
-    const Tensor packed = tensors[i].tensor.contiguous();
-    write({packed.raw(), static_cast<size_t>(packed.num_bytes())});
-  }
+  for (size_t i : order) read_tensor_bytes(tensors[i].tensor, write);
   file.commit();
   return header.entries;
 }
