@@ -7,12 +7,19 @@
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
 #include <vector>
 
+#include "optim/adamw.h"
+#include "optim/gradient_norm.h"
 #include "runtime/cuda/device_info.h"
 #include "runtime/gpu.h"
+#include "runtime/ops/merge_partials.h"
 #include "runtime/ops/rms_norm.h"
+#include "runtime/ops/rope.h"
+#include "runtime/ops/sink_logit.h"
+#include "runtime/ops/softmax_delta.h"
 #include "runtime/random.h"
 
 namespace longship {
@@ -102,6 +109,81 @@ void bench_rms_norm(Context ctx, const Report& report, int64_t R, int64_t D, DTy
              best_ms(ctx, record, [&] { tape.backward(ctx, y, dy_RD); }), 3 * size);
 }
 
+void bench_rope(Context ctx, const Report& report, int64_t T, int64_t H, int64_t D, DType dtype) {
+  Tape tape;
+  const Tensor x_THD = random(ctx, {T, H, D}, dtype), dy_THD = random(ctx, {T, H, D}, dtype);
+  std::vector<int64_t> positions(static_cast<size_t>(T));
+  std::iota(positions.begin(), positions.end(), 0);
+  const auto host = std::make_shared<Memory>();
+  const RopeAngles angles =
+      rope_angles(ctx, Tensor::from<int64_t>(host, {T}, positions), D, 5e5, DType::kF32);
+  const std::string shape = fmt::format("{} {}x{}x{}", dtype_name(dtype), T, H, D);
+  const int64_t bytes = 2 * x_THD.num_bytes() + 2 * angles.cos_TR.num_bytes();
+  auto forward = [&] { return rope(ctx, x_THD, angles); };
+  report.add("rope forward " + shape, best_ms(ctx, forward, forward), bytes);
+  ctx.tape = &tape;
+  Variable y;
+  auto record = [&] {
+    tape.clear();
+    y = rope(ctx, Variable(x_THD, std::make_shared<Gradient>(x_THD.shape(), dtype)), angles);
+  };
+  report.add("rope backward " + shape, best_ms(ctx, record, [&] { tape.backward(ctx, y, dy_THD); }),
+             bytes);
+}
+
+// What schedules do with partial results: a merge in fp32, the last merge, and the row sums.
+void bench_partials(const Context& ctx, const Report& report, int64_t T, int64_t H, int64_t V) {
+  const Tensor o = random(ctx, {T, H, V}, DType::kF32), lse = random(ctx, {T, H}, DType::kF32);
+  const Tensor part = random(ctx, {T, H, V}, DType::kBF16);
+  const Tensor part_lse = random(ctx, {T, H}, DType::kF32);
+  const Tensor out = ctx.empty({T, H, V}, DType::kBF16);
+  const std::string shape = fmt::format("{}x{}x{}", T, H, V);
+  const int64_t lse_bytes = 3 * lse.num_bytes();
+  auto merge = [&] { merge_partials(ctx, o, lse, part, part_lse); };
+  report.add("merge_partials bf16 into fp32 " + shape, best_ms(ctx, merge, merge),
+             2 * o.num_bytes() + part.num_bytes() + lse_bytes);
+  auto last = [&] { merge_partials_into(ctx, out, o, lse, part, part_lse); };
+  report.add("merge_partials last, to bf16 " + shape, best_ms(ctx, last, last),
+             o.num_bytes() + part.num_bytes() + out.num_bytes() + lse_bytes);
+  auto delta = [&] { softmax_delta(ctx, part, out); };
+  report.add("softmax_delta bf16 " + shape, best_ms(ctx, delta, delta),
+             part.num_bytes() + out.num_bytes() + lse.num_bytes());
+  const Tensor sinks = random(ctx, {H}, DType::kF32);
+  auto sink = [&] { add_sink_logit(ctx, sinks, out, lse); };
+  report.add("add_sink_logit bf16 " + shape, best_ms(ctx, sink, sink),
+             2 * out.num_bytes() + 2 * lse.num_bytes());
+}
+
+// Over the tensors of a model of `num_layers` layers of the Llama 1B shape.
+void bench_optimizer(Context ctx, const Report& report, int num_layers, bool bf16_moments) {
+  ParameterList parameters(ctx, DType::kBF16, 1);
+  const Initializer zeros{Initializer::Kind::kConstant, 0};
+  for (int layer = 0; layer < num_layers; ++layer) {
+    auto add = [&](const char* name, Shape shape) {
+      parameters.add(fmt::format("{}.{}", layer, name), std::move(shape), zeros, true);
+    };
+    add("qkv", {3072, 2048});
+    add("out", {2048, 2048});
+    add("gate_up", {16384, 2048});
+    add("down", {2048, 8192});
+    add("norm", {2048});
+  }
+  for (Parameter& parameter : parameters.all())
+    parameter.variable.gradient()->add(ctx, random(ctx, parameter.master.shape(), DType::kF32));
+  const int64_t count = parameters.num_elements();
+  const std::string shape =
+      fmt::format("{} tensors, {} M elements", parameters.all().size(), count / 1'000'000);
+  AdamW optimizer(ctx, parameters, {.bf16_moments = bf16_moments});
+  const Tensor norm = squared_gradient_norm(ctx, parameters);
+  auto step = [&] { optimizer.step(ctx, 1e-3, Clipping{norm, 1.0}); };
+  // Gradient, master twice, both moments twice, compute copy.
+  report.add(fmt::format("adamw {} moments, {}", bf16_moments ? "bf16" : "fp32", shape),
+             best_ms(ctx, step, step), count * (bf16_moments ? 22 : 30));
+  if (bf16_moments) return;
+  auto squares = [&] { squared_gradient_norm(ctx, parameters); };
+  report.add("gradient norm, " + shape, best_ms(ctx, squares, squares), count * 4);
+}
+
 int run(int ordinal, bool json) {
   const CudaInfo info = cuda_info();
   if (ordinal < 0 || ordinal >= std::ssize(info.gpus)) {
@@ -121,6 +203,16 @@ int run(int ordinal, bool json) {
                                                 {8192, 16384}, {4096, 4096}};
   for (const auto& [R, D] : shapes)
     for (DType dtype : {DType::kBF16, DType::kF32}) bench_rms_norm(ctx, report, R, D, dtype);
+  for (DType dtype : {DType::kBF16, DType::kF32}) {
+    bench_rope(ctx, report, 65536, 32, 64, dtype);
+    bench_rope(ctx, report, 32768, 32, 128, dtype);
+    bench_rope(ctx, report, 65536, 8, 128, dtype);
+  }
+  bench_partials(ctx, report, 65536, 32, 64);
+  bench_partials(ctx, report, 32768, 32, 128);
+  bench_partials(ctx, report, 32768, 16, 256);
+  bench_optimizer(ctx, report, 4, false);
+  bench_optimizer(ctx, report, 4, true);
   return 0;
 }
 

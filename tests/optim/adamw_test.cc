@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "optim/gradient_norm.h"
 #include "runtime/random.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
@@ -247,6 +248,79 @@ TEST(AdamW, ReadsAGradientThatIsAView) {
   const std::vector<double> expected = {-1, -1, 1, 1, -1, -1};
   for (size_t i = 0; i < 6; ++i)
     EXPECT_DOUBLE_EQ(parameters.all()[0].master.data<double>()[i], expected[i]) << i;
+}
+
+TEST(AdamW, ClipsByTheNormItIsGiven) {
+  Model known(DType::kBF16), unknown(DType::kBF16);
+  AdamW a(known.ctx, known.parameters, kOptions), b(unknown.ctx, unknown.parameters, kOptions);
+  for (int t = 1; t <= 2; ++t) {
+    known.set_gradients(t);
+    unknown.set_gradients(t);
+    a.step(known.ctx, 0.01, clip_scale(gradient_norm(known.ctx, known.parameters), 1.5));
+    b.step(unknown.ctx, 0.01,
+           Clipping{squared_gradient_norm(unknown.ctx, unknown.parameters), 1.5});
+  }
+  for (size_t n = 0; n < a.state().size(); ++n)
+    EXPECT_EQ(relative_rms(a.state()[n].tensor, b.state()[n].tensor), 0) << a.state()[n].name;
+}
+
+TEST(AdamW, ChangesNothingIfTheNormIsNotFinite) {
+  Model model(DType::kF32);
+  AdamW optimizer(model.ctx, model.parameters, kOptions);
+  model.set_gradients(1);
+  optimizer.step(model.ctx, 0.01);
+  const Tensor master = model.parameters.find("embed")->master.clone();
+  const Tensor m = optimizer.state()[0].tensor.clone();
+  model.parameters.all()[1].variable.gradient()->accumulate_into(model.ctx).data<float>()[3] =
+      std::nanf("");
+  optimizer.step(model.ctx, 0.01,
+                 Clipping{squared_gradient_norm(model.ctx, model.parameters), 1.0});
+  EXPECT_EQ(relative_rms(model.parameters.find("embed")->master, master), 0);
+  EXPECT_EQ(relative_rms(optimizer.state()[0].tensor, m), 0);
+}
+
+// Rounded to nearest, moments of a constant gradient stop growing where a step changes them by less
+// than half a unit in the last place: v at a quarter of its limit.
+TEST(AdamW, MomentsInBf16KeepTheirMean) {
+  Context ctx;
+  ParameterList parameters(ctx, DType::kF32, 1);
+  const int64_t count = 1023;
+  parameters.add("w", {count}, {Initializer::Kind::kConstant, 0.0}, true);
+  AdamW optimizer(ctx, parameters, {.beta1 = 0.99, .beta2 = 0.999, .bf16_moments = true});
+  const Tensor& gradient = parameters.all()[0].variable.gradient()->accumulate_into(ctx);
+  for (int64_t i = 0; i < count; ++i) gradient.data<float>()[i] = 0.75f;
+  const int num_steps = 2000;
+  for (int t = 0; t < num_steps; ++t) optimizer.step(ctx, 1e-3);
+  double mean[2] = {};
+  for (size_t n = 0; n < 2; ++n) {
+    const Tensor moment = optimizer.state()[n].tensor;
+    ASSERT_EQ(moment.dtype(), DType::kBF16);
+    for (int64_t i = 0; i < count; ++i)
+      mean[n] += static_cast<double>(moment.data<bf16>()[i]) / count;
+  }
+  EXPECT_NEAR(mean[0], 0.75 * (1 - std::pow(0.99, num_steps)), 0.75 * 0.02);
+  EXPECT_NEAR(mean[1], 0.5625 * (1 - std::pow(0.999, num_steps)), 0.5625 * 0.02);
+}
+
+TEST(AdamW, MomentsInBf16GiveTheSameBitsForAnyNumberOfThreads) {
+  std::vector<Tensor> first;
+  for (int threads : {1, 3}) {
+    Context ctx;
+    ctx.num_threads = threads;
+    ParameterList parameters(ctx, DType::kBF16, 3);
+    parameters.add("w", {50003}, {}, true);
+    AdamW optimizer(ctx, parameters, {.bf16_moments = true});
+    for (uint64_t t = 1; t <= 2; ++t) {
+      parameters.clear_gradients();
+      parameters.all()[0].variable.gradient()->accumulate_into(ctx).copy_from(
+          testing::random_tensor(ctx, {50003}, t));
+      optimizer.step(ctx, 0.01);
+    }
+    if (threads == 1)
+      for (const NamedTensor& entry : optimizer.state()) first.push_back(entry.tensor);
+    for (size_t n = 0; n < 2; ++n)
+      EXPECT_EQ(relative_rms(optimizer.state()[n].tensor, first[n]), 0) << threads << " threads";
+  }
 }
 
 TEST(AdamW, RefusesOptionsOutsideTheirRange) {
