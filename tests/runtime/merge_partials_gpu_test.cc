@@ -79,8 +79,9 @@ TEST(MergePartialsOnGpu, EqualsTheCpuInEveryMixOfDtypes) {
         EXPECT_LE(relative_rms(on_host(out), exact_o), 4e-3) << name;
         EXPECT_LE(lse_error(from_lse, exact_lse), 4e-6) << name;
         // The same as to merge in fp32 and then to round.
-        if (o_dtype == DType::kF32)
+        if (o_dtype == DType::kF32) {
           EXPECT_TRUE(testing::bitwise_equal(on_host(out), on_host(o.to(DType::kBF16)))) << name;
+        }
       }
     }
   }
