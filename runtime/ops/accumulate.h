@@ -6,8 +6,8 @@
 
 namespace longship {
 
-// Same shape [N, ...] and dtype (fp32 or fp64). `from` is contiguous; `into` may be a slice of
-// dim 1, so that only its rows need to be contiguous.
+// Same shape [N, ...]; `into` in fp32 or fp64, `from` in a dtype whose accumulator that is. `from`
+// is contiguous; `into` may be a slice of dim 1, so that only its rows need to be contiguous.
 void accumulate(const Context& ctx, const Tensor& into, const Tensor& from);
 
 }  // namespace longship

@@ -1,7 +1,9 @@
 // Stands in for the ops' CUDA code in a build without it. No tensor can lie on a GPU there, so none
 // of this is ever reached.
 #include "runtime/error.h"
+#include "runtime/ops/accumulate_cuda.h"
 #include "runtime/ops/elementwise_cuda.h"
+#include "runtime/ops/fill_cuda.h"
 #include "runtime/ops/merge_partials_cuda.h"
 #include "runtime/ops/rms_norm_cuda.h"
 #include "runtime/ops/rope_cuda.h"
@@ -49,6 +51,12 @@ void rms_norm_forward_cuda(const RmsNormForwardCuda&, StreamHandle) {
 }
 void rms_norm_backward_cuda(const RmsNormBackwardCuda&, StreamHandle) {
   refuse("rms_norm");
+}
+void accumulate_cuda(const AccumulateCuda&, StreamHandle) {
+  refuse("accumulate");
+}
+void fill_cuda(const FillCuda&, StreamHandle) {
+  refuse("fill");
 }
 void merge_partials_cuda(const MergePartialsCuda&, StreamHandle) {
   refuse("merge_partials");

@@ -26,6 +26,16 @@ TEST(Accumulate, AddsIntoASliceAndLeavesTheRestAlone) {
   }
 }
 
+TEST(Accumulate, RoundedTermsAreAddedToSums) {
+  Context ctx;
+  const Tensor sum = testing::random_tensor(ctx, {7, 33}, 1).to(DType::kF32);
+  const Tensor part = testing::random_tensor(ctx, {7, 33}, 2).to(DType::kBF16);
+  const Tensor before = sum.clone(), terms = part.to(DType::kF32);
+  accumulate(ctx, sum, part);
+  for (int64_t i = 0; i < sum.numel(); ++i)
+    EXPECT_EQ(sum.data<float>()[i], before.data<float>()[i] + terms.data<float>()[i]);
+}
+
 TEST(Accumulate, EmptyTensorsAreLegal) {
   Context ctx;
   for (const Shape& shape : {Shape{0, 4}, Shape{4, 0}})
