@@ -1,6 +1,7 @@
 #include "runtime/gpu.h"
 
 #include "runtime/cuda/cuda_blocks.h"
+#include "runtime/cuda/gemm.h"
 #include "runtime/device_copy.h"
 #include "runtime/memory/arena_pool.h"
 #include "runtime/memory/counting_blocks.h"
@@ -14,7 +15,8 @@ Gpu::Gpu(int ordinal)
       communication(std::make_shared<Stream>(device, StreamPriority::kHigh)),
       copy(std::make_shared<Stream>(device)),
       memory(std::make_shared<Memory>(std::make_unique<ArenaPool>(device_blocks(compute)))),
-      pinned(std::make_shared<Memory>(std::make_unique<SizeClassPool>(pinned_blocks(device)))) {}
+      pinned(std::make_shared<Memory>(std::make_unique<SizeClassPool>(pinned_blocks(device)))),
+      gemm(std::make_shared<const Gemm>(device)) {}
 
 Context gpu_context(int ordinal) {
   const auto gpu = std::make_shared<const Gpu>(ordinal);

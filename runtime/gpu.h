@@ -1,4 +1,4 @@
-// One GPU as a rank uses it: its streams and its memory.
+// One GPU as a rank uses it: its streams, its memory and its libraries.
 #pragma once
 
 #include <memory>
@@ -10,6 +10,8 @@
 
 namespace longship {
 
+class Gemm;  // runtime/cuda/gemm.h
+
 struct Gpu {
   // Throws Error(kConfig) if there is no such GPU or the build has no CUDA.
   explicit Gpu(int ordinal);
@@ -18,6 +20,7 @@ struct Gpu {
   std::shared_ptr<const Stream> compute, communication, copy;
   std::shared_ptr<Memory> memory;  // of the GPU, in the order of `compute`
   std::shared_ptr<Memory> pinned;  // of the host, for copies that run beside the host's own work
+  std::shared_ptr<const Gemm> gemm;
 };
 
 // A context whose tensors lie on this GPU and whose ops run there, on gpu->compute.

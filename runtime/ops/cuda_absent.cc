@@ -2,6 +2,7 @@
 // of this is ever reached.
 #include "runtime/error.h"
 #include "runtime/ops/accumulate_cuda.h"
+#include "runtime/ops/column_sums_cuda.h"
 #include "runtime/ops/elementwise_cuda.h"
 #include "runtime/ops/fill_cuda.h"
 #include "runtime/ops/merge_partials_cuda.h"
@@ -46,6 +47,9 @@ void swiglu_backward_cuda(const ElementwiseCuda&, StreamHandle) {
   refuse("swiglu");
 }
 
+void column_sums_cuda(const ColumnSumsCuda&, StreamHandle) {
+  refuse("column_sums");
+}
 void rms_norm_forward_cuda(const RmsNormForwardCuda&, StreamHandle) {
   refuse("rms_norm");
 }

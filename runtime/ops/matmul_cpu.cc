@@ -1,4 +1,4 @@
-#include "runtime/ops/matmul.h"
+#include "runtime/ops/matmul_cpu.h"
 
 #include <omp.h>
 
@@ -11,43 +11,11 @@
 #include <unordered_map>
 #include <vector>
 
+#include "runtime/matrix.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {
 namespace {
-
-// A 2-D view with one unit stride; strides in elements.
-struct Matrix {
-  std::byte* data = nullptr;
-  DType dtype = DType::kF32;
-  int64_t rows = 0;
-  int64_t columns = 0;
-  int64_t row_stride = 1;
-  int64_t column_stride = 1;
-
-  std::byte* at(int64_t row, int64_t column) const {
-    return data + (row * row_stride + column * column_stride) * dtype_size(dtype);
-  }
-  Matrix block(int64_t row, int64_t num_rows, int64_t column, int64_t num_columns) const {
-    return {at(row, column), dtype, num_rows, num_columns, row_stride, column_stride};
-  }
-  Matrix transposed() const { return {data, dtype, columns, rows, column_stride, row_stride}; }
-};
-
-Matrix matrix_of(const Tensor& tensor) {
-  LONGSHIP_CHECK(tensor.rank() == 2, "matmul operand of shape {}", shape_string(tensor.shape()));
-  Matrix m{tensor.raw(),  tensor.dtype(),      tensor.dim(0),
-           tensor.dim(1), tensor.strides()[0], tensor.strides()[1]};
-  // The stride of an extent of 1 has no meaning; make it one that a packed matrix would have.
-  if (m.columns <= 1) m.column_stride = 1;
-  if (m.rows <= 1) m.row_stride = m.column_stride == 1 ? std::max<int64_t>(m.columns, 1) : 1;
-  const bool row_major = m.column_stride == 1 && m.row_stride >= m.columns;
-  const bool column_major = m.row_stride == 1 && m.column_stride >= m.rows;
-  LONGSHIP_CHECK(m.rows * m.columns == 0 || row_major || column_major,
-                 "matmul operand of shape {} and strides {}", shape_string(tensor.shape()),
-                 shape_string(tensor.strides()));
-  return m;
-}
 
 struct Product {
   Matrix a_MK, b_KN, c_MN;
@@ -195,11 +163,10 @@ void multiply_f64(const Product& product) {
       for (int64_t m = 0; m < c.rows; ++m) {
         auto* c_row = reinterpret_cast<double*>(c.at(m, n0));
         std::array<double, kStrip> sum{};
-        if (k0 > 0 || product.accumulate) {
+        if (k0 > 0 || product.accumulate)
           for (int64_t n = 0; n < width; ++n) sum[n] = c_row[n];
-        } else if (bias != nullptr) {
-          for (int64_t n = 0; n < width; ++n) sum[n] = bias[n0 + n];
-        }
+        if (k0 == 0 && bias != nullptr)
+          for (int64_t n = 0; n < width; ++n) sum[n] += bias[n0 + n];
         const double* a_row = a_data + m * a.row_stride + k0 * a.column_stride;
         for (int64_t k = 0; k < depth; ++k) {
           const double factor = a_row[k * a.column_stride];
@@ -233,55 +200,36 @@ void multiply_tiles(const Context& ctx, const Product& product) {
   });
 }
 
-void multiply(const Context& ctx, const Tensor& a_MK, const Tensor& b_KN, const Tensor* bias_N,
-              const Tensor& c_MN, bool accumulate);
-
 // bf16 on a CPU whose oneDNN lacks it: b is widened to fp32 once, a and c by blocks of rows.
-void multiply_as_f32(const Context& ctx, const Tensor& a_MK, const Tensor& b_KN,
-                     const Tensor* bias_N, const Tensor& c_MN, bool accumulate) {
+void multiply_as_f32(const Context& ctx, const MatmulOperands& op, bool accumulate) {
   constexpr int64_t kRows = 1024;
-  const Tensor wide_b_KN = b_KN.to(DType::kF32);
-  const Tensor wide_bias_N = bias_N == nullptr ? Tensor() : bias_N->to(DType::kF32);
+  const Tensor &a_MK = op.a_MK, &c_MN = op.c_MN, &bias_N = op.addends.bias_N;
+  const Tensor wide_b_KN = op.b_KN.to(DType::kF32);
+  const Tensor wide_bias_N = bias_N.defined() ? bias_N.to(DType::kF32) : Tensor();
   for (int64_t row = 0; row < c_MN.dim(0); row += kRows) {
     const int64_t num_rows = std::min(kRows, c_MN.dim(0) - row);
     const Tensor c = c_MN.slice(0, row, num_rows);
     const Tensor wide_c = c.dtype() == DType::kF32 || accumulate
                               ? c.to(DType::kF32)
                               : ctx.empty(c.shape(), DType::kF32);
-    multiply(ctx, a_MK.slice(0, row, num_rows).to(DType::kF32), wide_b_KN,
-             bias_N == nullptr ? nullptr : &wide_bias_N, wide_c, accumulate);
+    matmul_cpu(ctx, {a_MK.slice(0, row, num_rows).to(DType::kF32),
+                     wide_b_KN,
+                     {wide_bias_N, accumulate ? wide_c : Tensor()},
+                     wide_c});
     if (c.dtype() != DType::kF32) c.copy_from(wide_c);
   }
 }
 
-void multiply(const Context& ctx, const Tensor& a_MK, const Tensor& b_KN, const Tensor* bias_N,
-              const Tensor& c_MN, bool accumulate) {
-  const DType dtype = a_MK.dtype(), c_dtype = c_MN.dtype();
-  LONGSHIP_CHECK(is_floating(dtype) && b_KN.dtype() == dtype &&
-                     (c_dtype == dtype || (c_dtype == DType::kF32 && dtype == DType::kBF16)),
-                 "matmul of {} by {} into {}", dtype_name(dtype), dtype_name(b_KN.dtype()),
-                 dtype_name(c_dtype));
-  Product product{matrix_of(a_MK), matrix_of(b_KN), matrix_of(c_MN), {}, accumulate};
-  LONGSHIP_CHECK(product.a_MK.columns == product.b_KN.rows &&
-                     product.a_MK.rows == product.c_MN.rows &&
-                     product.b_KN.columns == product.c_MN.columns,
-                 "matmul of {} by {} into {}", shape_string(a_MK.shape()),
-                 shape_string(b_KN.shape()), shape_string(c_MN.shape()));
-  if (bias_N != nullptr) {
-    LONGSHIP_CHECK(
-        bias_N->shape() == Shape{c_MN.dim(1)} && bias_N->dtype() == c_dtype &&
-            bias_N->is_contiguous() && product.c_MN.column_stride == 1 && product.a_MK.columns > 0,
-        "bias {} of shape {} for a product of {} by {}", dtype_name(bias_N->dtype()),
-        shape_string(bias_N->shape()), shape_string(a_MK.shape()), shape_string(b_KN.shape()));
-    product.bias_1N = matrix_of(bias_N->reshape({1, -1}));
-  }
-  if (c_MN.numel() == 0) return;
-  if (product.a_MK.columns == 0) {
-    if (!accumulate) c_MN.fill_zero();
-    return;
-  }
-  if (dtype == DType::kBF16 && !cpu_multiplies_bf16())
-    return multiply_as_f32(ctx, a_MK, b_KN, bias_N, c_MN, accumulate);
+}  // namespace
+
+void matmul_cpu(const Context& ctx, const MatmulOperands& op) {
+  const bool accumulate = op.addends.residual_MN.defined();
+  if (accumulate && !is_same_memory(op.addends.residual_MN, op.c_MN))
+    op.c_MN.copy_from(op.addends.residual_MN);
+  if (op.a_MK.dtype() == DType::kBF16 && !cpu_multiplies_bf16())
+    return multiply_as_f32(ctx, op, accumulate);
+  Product product{matrix_of(op.a_MK), matrix_of(op.b_KN), matrix_of(op.c_MN), {}, accumulate};
+  if (op.addends.bias_N.defined()) product.bias_1N = matrix_of(op.addends.bias_N.reshape({1, -1}));
   if (product.c_MN.column_stride != 1) {
     // c^T = b^T a^T, so that c is always written along its rows.
     product = {product.b_KN.transposed(),
@@ -291,18 +239,6 @@ void multiply(const Context& ctx, const Tensor& a_MK, const Tensor& b_KN, const 
                accumulate};
   }
   multiply_tiles(ctx, product);
-}
-
-}  // namespace
-
-void matmul(const Context& ctx, const Tensor& a_MK, const Tensor& b_KN, const Tensor& c_MN,
-            bool accumulate) {
-  multiply(ctx, a_MK, b_KN, nullptr, c_MN, accumulate);
-}
-
-void matmul_bias(const Context& ctx, const Tensor& a_MK, const Tensor& b_KN, const Tensor& bias_N,
-                 const Tensor& c_MN) {
-  multiply(ctx, a_MK, b_KN, &bias_N, c_MN, false);
 }
 
 }  // namespace longship

@@ -7,51 +7,19 @@
 #include <cmath>
 
 #include "tests/support/gradient_check.h"
+#include "tests/support/matrix_check.h"
 #include "tests/support/op_check.h"
 
 namespace longship {
 namespace {
 
 using testing::bitwise_equal;
+using testing::operand;
+using testing::product_error;
 using testing::random_tensor;
+using testing::reference_product;
 using testing::relative_rms;
-
-double value_at(const Tensor& tensor, int64_t row, int64_t column) {
-  const int64_t offset = row * tensor.strides()[0] + column * tensor.strides()[1];
-  return dispatch_floating(tensor.dtype(), [&](auto tag) {
-    return static_cast<double>(tensor.data<decltype(tag)>()[offset]);
-  });
-}
-
-// a b (+ start) in fp64 by the definition.
-Tensor reference_product(Context& ctx, const Tensor& a, const Tensor& b_view,
-                         const Tensor& start = {}) {
-  const int64_t M = a.dim(0), N = b_view.dim(1), K = a.dim(1);
-  const Tensor b = b_view.to(DType::kF64).contiguous();
-  Tensor c = ctx.zeros({M, N}, DType::kF64);
-  double* sum = c.data<double>();
-  for (int64_t m = 0; m < M; ++m)
-    for (int64_t n = 0; n < N; ++n)
-      if (start.defined()) sum[m * N + n] = value_at(start, m, n);
-  for (int64_t m = 0; m < M; ++m)
-    for (int64_t k = 0; k < K; ++k) {
-      const double factor = value_at(a, m, k);
-      for (int64_t n = 0; n < N; ++n) sum[m * N + n] += factor * b.data<double>()[k * N + n];
-    }
-  return c;
-}
-
-// RMS error of a product of standard normals, in units of the standard deviation of its elements:
-// unlike a relative error it stays meaningful when a few sums happen to cancel.
-double product_error(const Tensor& found, const Tensor& expected, int64_t K) {
-  double squares = 0;
-  for (int64_t m = 0; m < expected.dim(0); ++m)
-    for (int64_t n = 0; n < expected.dim(1); ++n) {
-      const double difference = value_at(found, m, n) - value_at(expected, m, n);
-      squares += difference * difference;
-    }
-  return std::sqrt(squares / static_cast<double>(expected.numel() * (K + 1)));
-}
+using testing::value_at;
 
 // Bound on the relative RMS of a product, from the rounding of its result and of its sums.
 double bound(DType dtype) {
@@ -68,18 +36,6 @@ constexpr Types kTypes[] = {{DType::kF64, DType::kF64},
 const std::vector<Shape> kExtentsMNK = {{1, 1, 1},    {1, 257, 3},   {3, 1, 255},  {2, 3, 1},
                                         {17, 33, 65}, {129, 130, 7}, {150, 63, 71}};
 
-// A [rows, columns] tensor of normals, packed, or a transposed view, or a slice of a wider tensor.
-Tensor operand(Context& ctx, int64_t rows, int64_t columns, DType dtype, int layout,
-               uint64_t seed) {
-  if (layout == 1) return random_tensor(ctx, {columns, rows}, seed).to(dtype).transpose(0, 1);
-  if (layout == 2)
-    return random_tensor(ctx, {rows + 2, columns + 5}, seed)
-        .to(dtype)
-        .slice(0, 1, rows)
-        .slice(1, 3, columns);
-  return random_tensor(ctx, {rows, columns}, seed).to(dtype);
-}
-
 TEST(Matmul, EqualsTheDefinitionForEveryTypeShapeAndLayout) {
   Context ctx;
   ctx.num_threads = 2;
@@ -92,7 +48,7 @@ TEST(Matmul, EqualsTheDefinitionForEveryTypeShapeAndLayout) {
           const Tensor a = operand(ctx, M, K, types.operand, layouts % 3, 1);
           const Tensor b = operand(ctx, K, N, types.operand, layouts / 3 % 3, 2);
           const Tensor c = operand(ctx, M, N, types.result, layouts / 9, 3);
-          const Tensor expected = reference_product(ctx, a, b, accumulate ? c.clone() : Tensor());
+          const Tensor expected = reference_product(a, b, accumulate ? c.clone() : Tensor());
           matmul(ctx, a, b, c, accumulate);
           ASSERT_LE(product_error(c, expected, K), bound(types.result))
               << dtype_name(types.operand) << " to " << dtype_name(types.result) << " "
@@ -109,15 +65,35 @@ TEST(Matmul, HasNoSeamsBetweenTilesAndAddsTheBiasOfEachColumn) {
       const int64_t M = extents[0], N = extents[1], K = extents[2];
       const Tensor a = operand(ctx, M, K, types.operand, 0, 1);
       const Tensor b = operand(ctx, K, N, types.operand, 1, 2);
-      const Tensor bias_1N = operand(ctx, 1, N, types.operand, 0, 3);
+      const Tensor bias_1N = operand(ctx, 1, N, types.result, 0, 3);
       const Tensor c = ctx.empty({M, N}, types.result);
       matmul(ctx, a, b, c);
-      EXPECT_LE(product_error(c, reference_product(ctx, a, b), K), bound(types.result));
-      if (types.result != types.operand) continue;
-      const Tensor start = ctx.empty({M, N}, types.operand);
+      EXPECT_LE(product_error(c, reference_product(a, b), K), bound(types.result));
+      const Tensor start = ctx.empty({M, N}, types.result);
       for (int64_t m = 0; m < M; ++m) start.slice(0, m, 1).copy_from(bias_1N);
-      matmul_bias(ctx, a, b, bias_1N.reshape({N}), c);
-      EXPECT_LE(product_error(c, reference_product(ctx, a, b, start), K), bound(types.result));
+      matmul_add(ctx, a, b, {bias_1N.reshape({N}), {}}, c);
+      EXPECT_LE(product_error(c, reference_product(a, b, start), K), bound(types.result));
+    }
+}
+
+TEST(Matmul, AddsAResidualOfAnyStrideAndABias) {
+  Context ctx;
+  for (const Types types : kTypes)
+    for (const int layout : {0, 2}) {
+      const int64_t M = 37, N = 21, K = 19;
+      const Tensor a = operand(ctx, M, K, types.operand, 0, 1);
+      const Tensor b = operand(ctx, K, N, types.operand, 0, 2);
+      const Tensor residual = operand(ctx, M, N, types.result, layout, 3);
+      const Tensor bias_1N = operand(ctx, 1, N, types.result, 0, 4);
+      const Tensor c = ctx.empty({M, N}, types.result);
+      matmul_add(ctx, a, b, {{}, residual}, c);
+      const Tensor exact = reference_product(a, b, residual);
+      EXPECT_LE(product_error(c, exact, K), bound(types.result));
+      matmul_add(ctx, a, b, {bias_1N.reshape({N}), residual}, c);
+      for (int64_t i = 0; i < M * N; ++i) exact.data<double>()[i] += value_at(bias_1N, 0, i % N);
+      EXPECT_LE(product_error(c, exact, K), bound(types.result));
+      matmul_add(ctx, a.slice(1, 0, 0), b.slice(0, 0, 0), {{}, residual}, c);
+      EXPECT_TRUE(bitwise_equal(c, residual));
     }
 }
 
@@ -192,8 +168,12 @@ TEST(Matmul, RefusesWrongShapesTypesAndStrides) {
   EXPECT_THROW(matmul(ctx, a, b, c.reshape({8})), Error);
   const Tensor cube = ctx.zeros({4, 6, 3}, DType::kF32);
   EXPECT_THROW(matmul(ctx, cube.slice(2, 1, 1).reshape({4, 6}), b, c), Error);
-  EXPECT_THROW(matmul_bias(ctx, a, b, ctx.zeros({3}, DType::kF32), c), Error);
-  EXPECT_THROW(matmul_bias(ctx, a, b, ctx.zeros({2}, DType::kBF16), c), Error);
+  EXPECT_THROW(matmul_add(ctx, a, b, {ctx.zeros({3}, DType::kF32), {}}, c), Error);
+  EXPECT_THROW(matmul_add(ctx, a, b, {ctx.zeros({2}, DType::kBF16), {}}, c), Error);
+  EXPECT_THROW(matmul_add(ctx, a, b, {{}, ctx.zeros({2, 4}, DType::kF32)}, c), Error);
+  EXPECT_THROW(matmul_add(ctx, a, b, {{}, ctx.zeros({4, 2}, DType::kBF16)}, c), Error);
+  EXPECT_THROW(matmul_add(ctx, a, b, {{}, ctx.zeros({2, 4}, DType::kF32).transpose(0, 1)}, c),
+               Error);
 }
 
 std::vector<Variable> with_bias(Context& ctx, const std::vector<Variable>& in) {
@@ -204,6 +184,10 @@ std::vector<Variable> without_bias(Context& ctx, const std::vector<Variable>& in
   return {linear(ctx, in[0], in[1])};
 }
 
+std::vector<Variable> onto_residual(Context& ctx, const std::vector<Variable>& in) {
+  return {linear_add(ctx, in[3], in[0], in[1], in[2])};
+}
+
 std::vector<Tensor> linear_inputs(Context& ctx, int64_t T, int64_t I, int64_t O) {
   return {random_tensor(ctx, {T, I}, 1), random_tensor(ctx, {O, I}, 2), random_tensor(ctx, {O}, 3)};
 }
@@ -212,6 +196,9 @@ TEST(Linear, GradientsEqualCentralDifferences) {
   Context ctx;
   for (const Shape& extents : std::vector<Shape>{{1, 5, 3}, {7, 3, 5}, {3, 1, 1}, {33, 17, 9}}) {
     std::vector<Tensor> inputs = linear_inputs(ctx, extents[0], extents[1], extents[2]);
+    inputs.push_back(random_tensor(ctx, {extents[0], extents[2]}, 4));
+    testing::check_gradients(onto_residual, inputs);
+    inputs.pop_back();
     testing::check_gradients(with_bias, inputs);
     inputs.pop_back();
     testing::check_gradients(without_bias, inputs);
@@ -239,6 +226,35 @@ TEST(Linear, GradientsOfParametersStayInFp32) {
   for (const size_t parameter : {1, 2}) {
     EXPECT_EQ(found.gradients[parameter].dtype(), DType::kF32);
     EXPECT_LE(relative_rms(found.gradients[parameter], exact.gradients[parameter]), 1e-6);
+  }
+}
+
+TEST(Linear, RoundsOnceWithAResidual) {
+  // In bf16 256 + (1 + 2^-9) is 258; with the product rounded to 1 first, it would be 256.
+  Context ctx;
+  auto row = [&](std::vector<float> values) {
+    return Tensor::from<float>(ctx.memory, {1, std::ssize(values)}, values).to(DType::kBF16);
+  };
+  const Tensor x_TI = row({1, std::ldexp(1.0f, -9)}), w_OI = row({1, 1});
+  const Tensor y_TO = linear_add(ctx, row({256}), x_TI, w_OI).value();
+  EXPECT_EQ(value_at(y_TO, 0, 0), 258);
+}
+
+TEST(Linear, AddsToTheGradientOfItsInputWithoutACopyOfTheSum) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64}) {
+    testing::TapeContext recorded;
+    Context& ctx = recorded.ctx;
+    const Tensor w_OI = random_tensor(ctx, {9, 5}, 1).to(dtype);
+    const Tensor dy_TO = random_tensor(ctx, {7, 9}, 2).to(dtype);
+    const Tensor first_TI = random_tensor(ctx, {7, 5}, 3).to(dtype);
+    const Variable x(ctx.zeros({7, 5}, dtype), std::make_shared<Gradient>(Shape{7, 5}, dtype));
+    const Variable y = linear(ctx, x, w_OI);
+    x.gradient()->add(ctx, first_TI.clone());
+    const std::byte* const sum = x.gradient()->sum().raw();
+    recorded.tape.backward(ctx, y, dy_TO);
+    EXPECT_EQ(x.gradient()->sum().raw(), sum);
+    EXPECT_LE(product_error(x.gradient()->sum(), reference_product(dy_TO, w_OI, first_TI), 9),
+              bound(dtype));
   }
 }
 
