@@ -92,7 +92,8 @@ Variable LatentMixer::latent(Context& ctx, const Variable& x_TE, const SequenceP
                     reshape(ctx, shared_T1R, {T, R})});
 }
 
-Variable LatentMixer::forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) {
+Variable LatentMixer::forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan,
+                              const Variable& residual_TE) {
   const int64_t D = options_.qk_nope_head_size + options_.qk_rope_head_size;
   const Variable o_THV = schedule_->attend(ctx,
                                            {.q_THD = queries(ctx, x_TE, plan),
@@ -101,7 +102,7 @@ Variable LatentMixer::forward(Context& ctx, const Variable& x_TE, const Sequence
                                             .scale = 1 / std::sqrt(static_cast<double>(D))},
                                            plan);
   const int64_t size = options_.num_heads * options_.v_head_size;
-  return linear(ctx, reshape(ctx, o_THV, {x_TE.dim(0), size}), o_EO_);
+  return linear_add(ctx, residual_TE, reshape(ctx, o_THV, {x_TE.dim(0), size}), o_EO_);
 }
 
 }  // namespace longship

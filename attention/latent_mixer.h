@@ -54,7 +54,8 @@ class LatentMixer final : public Mixer {
               ParameterList& parameters, std::shared_ptr<const LatentSchedule> schedule,
               std::shared_ptr<SharedRopeAngles> rope_angles);
 
-  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) override;
+  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan,
+                   const Variable& residual_TE) override;
 
  private:
   Variable queries(Context& ctx, const Variable& x_TE, const SequencePlan& plan) const;

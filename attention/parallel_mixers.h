@@ -21,7 +21,8 @@ class ParallelMixers final : public Mixer {
   explicit ParallelMixers(std::vector<Branch> branches);
 
   // The branches run, and are added, in their order.
-  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) override;
+  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan,
+                   const Variable& residual_TE) override;
 
  private:
   std::vector<Branch> branches_;

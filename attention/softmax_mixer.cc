@@ -96,7 +96,8 @@ Variable SoftmaxMixer::turned(Context& ctx, Variable heads_THD, const Norm& norm
                                 accumulator_dtype(heads_THD.dtype())));
 }
 
-Variable SoftmaxMixer::forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) {
+Variable SoftmaxMixer::forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan,
+                               const Variable& residual_TE) {
   const int64_t T = x_TE.dim(0), D = options_.head_size;
   Variable q_THD = heads(ctx, x_TE, q_, options_.output_gate ? 2 * D : D);
   Variable gate_THD;
@@ -117,7 +118,8 @@ Variable SoftmaxMixer::forward(Context& ctx, const Variable& x_TE, const Sequenc
                                       .anchor = options_.anchor,
                                       .sink_logit_H = sinks_H_});
   if (options_.output_gate) o_THD = sigmoid_gate(ctx, o_THD, gate_THD);
-  return linear(ctx, reshape(ctx, o_THD, {T, options_.num_heads * D}), o_.weight_OI, o_.bias_O);
+  return linear_add(ctx, residual_TE, reshape(ctx, o_THD, {T, options_.num_heads * D}),
+                    o_.weight_OI, o_.bias_O);
 }
 
 }  // namespace longship

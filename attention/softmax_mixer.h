@@ -59,7 +59,8 @@ class SoftmaxMixer final : public Mixer {
                ParameterList& parameters, std::shared_ptr<const SoftmaxSchedule> schedule,
                std::shared_ptr<SharedRopeAngles> rope_angles);
 
-  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) override;
+  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan,
+                   const Variable& residual_TE) override;
 
  private:
   struct Projection {

@@ -52,7 +52,8 @@ LinearMixer::LinearMixer(const LinearMixerOptions& options, const std::string& p
 
 LinearMixer::~LinearMixer() = default;
 
-Variable LinearMixer::forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) {
+Variable LinearMixer::forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan,
+                              const Variable& residual_TE) {
   const LinearMixerOptions& options = stages_->options;
   const LinearQkv::Heads heads =
       stages_->qkv.forward(ctx, x_TE, plan, resources_.sp, *resources_.rope_angles);
@@ -71,7 +72,7 @@ Variable LinearMixer::forward(Context& ctx, const Variable& x_TE, const Sequence
                                   plan);
   if (options.normalized) o_THV = divided_by_last(ctx, o_THV);
   if (options.skip) o_THV = head_skip(ctx, o_THV, heads.v_THV, stages_->skip_H);
-  return stages_->output.forward(ctx, o_THV, x_TE);
+  return stages_->output.forward(ctx, o_THV, x_TE, residual_TE);
 }
 
 }  // namespace longship

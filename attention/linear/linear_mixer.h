@@ -36,7 +36,8 @@ class LinearMixer final : public Mixer {
               ParameterList& parameters, LinearMixerResources resources);
   ~LinearMixer() override;
 
-  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) override;
+  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan,
+                   const Variable& residual_TE) override;
 
  private:
   struct Stages;

@@ -44,10 +44,11 @@ Variable LinearOutput::normed_and_gated(Context& ctx, const Variable& o_THV,
                          .group_size = group_size});
 }
 
-Variable LinearOutput::forward(Context& ctx, const Variable& o_THV, const Variable& x_TE) const {
+Variable LinearOutput::forward(Context& ctx, const Variable& o_THV, const Variable& x_TE,
+                               const Variable& residual_TE) const {
   const Variable o_TO = reshape(ctx, normed_and_gated(ctx, o_THV, x_TE),
                                 {o_THV.dim(0), options_.num_heads * options_.value_size});
-  return linear(ctx, o_TO, weight_EO_);
+  return linear_add(ctx, residual_TE, o_TO, weight_EO_);
 }
 
 }  // namespace longship

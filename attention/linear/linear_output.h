@@ -11,8 +11,9 @@ class LinearOutput {
   LinearOutput(const LinearMixerOptions& options, const LinearParameterNames& names,
                ModuleParameters& parameters);
 
-  // o [T, H, V] of the tokens x [T, E], to [T, E].
-  Variable forward(Context& ctx, const Variable& o_THV, const Variable& x_TE) const;
+  // o [T, H, V] of the tokens x [T, E], to [T, E], added to `residual_TE` if that is defined.
+  Variable forward(Context& ctx, const Variable& o_THV, const Variable& x_TE,
+                   const Variable& residual_TE) const;
 
  private:
   Variable normed_and_gated(Context& ctx, const Variable& o_THV, const Variable& x_TE) const;

@@ -29,14 +29,20 @@ DecoderBlock::DecoderBlock(const TransformerShape& shape, int64_t layer,
 }
 
 Variable DecoderBlock::forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) const {
+  // With the norm before, the last product of a branch adds x.
   auto branch = [&](const char* name, const Variable& x, const Norm& norm, const auto& module) {
     Scope scope(ctx, name);
-    return norm_after_ ? norm.forward(ctx, module(x)) : module(norm.forward(ctx, x));
+    return norm_after_ ? add(ctx, x, norm.forward(ctx, module(x, Variable())))
+                       : module(norm.forward(ctx, x), x);
   };
-  auto mix = [&](const Variable& x) { return mixer_->forward(ctx, x, plan); };
-  auto mlp = [&](const Variable& h) { return mlp_.forward(ctx, h); };
-  const Variable h_TE = add(ctx, x_TE, branch("mixer", x_TE, mixer_norm_, mix));
-  return add(ctx, h_TE, branch("mlp", h_TE, mlp_norm_, mlp));
+  auto mix = [&](const Variable& x, const Variable& residual) {
+    return mixer_->forward(ctx, x, plan, residual);
+  };
+  auto mlp = [&](const Variable& h, const Variable& residual) {
+    return mlp_.forward(ctx, h, residual);
+  };
+  const Variable h_TE = branch("mixer", x_TE, mixer_norm_, mix);
+  return branch("mlp", h_TE, mlp_norm_, mlp);
 }
 
 }  // namespace longship

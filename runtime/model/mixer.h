@@ -17,8 +17,10 @@ class Mixer {
   virtual ~Mixer() = default;
 
   // x_TE: the local tokens of `plan`, T = plan.num_local_tokens(). Returns [T, E], the mixed
-  // tokens after the output projection. This is the only call in a block in which ranks talk.
-  virtual Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan) = 0;
+  // tokens after the output projection, added to `residual_TE` if that is defined. This is the only
+  // call in a block in which ranks talk.
+  virtual Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan,
+                           const Variable& residual_TE = {}) = 0;
 };
 
 // Builds the mixer of a layer and registers its parameters under `prefix`, the layer's name

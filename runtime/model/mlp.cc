@@ -15,10 +15,10 @@ Mlp::Mlp(const TransformerShape& shape, const std::string& prefix, ParameterList
   down_EF_ = parameters.add(prefix + ".down_proj.weight", {E, F}, out, /*decay=*/true);
 }
 
-Variable Mlp::forward(Context& ctx, const Variable& x_TE) const {
+Variable Mlp::forward(Context& ctx, const Variable& x_TE, const Variable& residual_TE) const {
   const Variable gate_TF = linear(ctx, x_TE, gate_FE_);
   const Variable up_TF = linear(ctx, x_TE, up_FE_);
-  return linear(ctx, swiglu(ctx, gate_TF, up_TF), down_EF_);
+  return linear_add(ctx, residual_TE, swiglu(ctx, gate_TF, up_TF), down_EF_);
 }
 
 }  // namespace longship

@@ -13,8 +13,8 @@ class Mlp {
   // Registers `prefix`.gate_proj.weight and .up_proj.weight [F, E] and .down_proj.weight [E, F].
   Mlp(const TransformerShape& shape, const std::string& prefix, ParameterList& parameters);
 
-  // x [T, E] to [T, E].
-  Variable forward(Context& ctx, const Variable& x_TE) const;
+  // x [T, E] to [T, E], added to `residual_TE` if that is defined.
+  Variable forward(Context& ctx, const Variable& x_TE, const Variable& residual_TE = {}) const;
 
  private:
   Variable gate_FE_;

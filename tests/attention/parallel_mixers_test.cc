@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "parallel/sequence_plan.h"
+#include "runtime/ops/add.h"
 #include "runtime/ops/scale.h"
 #include "tests/support/gradient_check.h"
 
@@ -15,8 +16,10 @@ using testing::random_tensor;
 class TimesFactor final : public Mixer {
  public:
   explicit TimesFactor(double factor) : factor_(factor) {}
-  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan&) override {
-    return scale(ctx, x_TE, factor_);
+  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan&,
+                   const Variable& residual_TE) override {
+    const Variable y_TE = scale(ctx, x_TE, factor_);
+    return residual_TE.defined() ? add(ctx, residual_TE, y_TE) : y_TE;
   }
 
  private:
@@ -36,9 +39,14 @@ TEST(ParallelMixers, AddTheirMultipliedOutputs) {
   const SequencePlan plan = SequencePlan::local({0, 5});
   ParallelMixers mixers(branches());
   const Tensor x_TE = random_tensor(ctx, {5, 3}, 1);
-  const Tensor y_TE = mixers.forward(ctx, x_TE, plan).value();
-  for (int64_t i = 0; i < 15; ++i)
-    EXPECT_NEAR(y_TE.data<double>()[i], (0.5 * 3 * 2 - 0.25 + 7) * x_TE.data<double>()[i], 1e-14);
+  const Tensor residual_TE = random_tensor(ctx, {5, 3}, 3);
+  const Tensor y_TE = mixers.forward(ctx, x_TE, plan, {}).value();
+  const Tensor onto_TE = mixers.forward(ctx, x_TE, plan, residual_TE).value();
+  for (int64_t i = 0; i < 15; ++i) {
+    const double sum = (0.5 * 3 * 2 - 0.25 + 7) * x_TE.data<double>()[i];
+    EXPECT_NEAR(y_TE.data<double>()[i], sum, 1e-14);
+    EXPECT_NEAR(onto_TE.data<double>()[i], residual_TE.data<double>()[i] + sum, 1e-14);
+  }
 }
 
 TEST(ParallelMixers, GradientsEqualCentralDifferences) {
@@ -47,9 +55,9 @@ TEST(ParallelMixers, GradientsEqualCentralDifferences) {
   ParallelMixers mixers(branches());
   testing::check_gradients(
       [&](Context& c, const std::vector<Variable>& inputs) {
-        return std::vector<Variable>{mixers.forward(c, inputs[0], plan)};
+        return std::vector<Variable>{mixers.forward(c, inputs[0], plan, inputs[1])};
       },
-      {random_tensor(ctx, {5, 3}, 2)});
+      {random_tensor(ctx, {5, 3}, 2), random_tensor(ctx, {5, 3}, 3)});
 }
 
 TEST(ParallelMixers, NeedABranch) {

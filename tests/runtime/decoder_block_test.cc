@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "parallel/sequence_plan.h"
+#include "runtime/ops/add.h"
 #include "runtime/ops/scale.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/op_check.h"
@@ -18,8 +19,10 @@ using Rows = std::vector<std::vector<double>>;
 // Three times the token: enough to tell what a norm is applied to.
 class TripleMixer final : public Mixer {
  public:
-  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan&) override {
-    return scale(ctx, x_TE, 3);
+  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan&,
+                   const Variable& residual_TE) override {
+    const Variable y_TE = scale(ctx, x_TE, 3);
+    return residual_TE.defined() ? add(ctx, residual_TE, y_TE) : y_TE;
   }
 };
 

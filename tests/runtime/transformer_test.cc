@@ -50,11 +50,13 @@ class CausalMeanMixer final : public Mixer {
  public:
   explicit CausalMeanMixer(Variable out_EE) : out_EE_(std::move(out_EE)) {}
 
-  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan&) override {
+  Variable forward(Context& ctx, const Variable& x_TE, const SequencePlan&,
+                   const Variable& residual_TE) override {
     std::unique_ptr<Node> node;
     if (is_recording(ctx, {&x_TE})) node = std::make_unique<CausalMeanNode>();
     const Tensor mean_TE = causal_mean(ctx, x_TE.value(), /*transposed=*/false);
-    return linear(ctx, record(ctx, "causal_mean", mean_TE, std::move(node), {&x_TE}), out_EE_);
+    return linear_add(ctx, residual_TE,
+                      record(ctx, "causal_mean", mean_TE, std::move(node), {&x_TE}), out_EE_);
   }
 
  private:
