@@ -3,6 +3,7 @@
 #include "runtime/error.h"
 #include "runtime/ops/accumulate_cuda.h"
 #include "runtime/ops/column_sums_cuda.h"
+#include "runtime/ops/cross_entropy_rows_cuda.h"
 #include "runtime/ops/elementwise_cuda.h"
 #include "runtime/ops/fill_cuda.h"
 #include "runtime/ops/merge_partials_cuda.h"
@@ -49,6 +50,15 @@ void swiglu_backward_cuda(const ElementwiseCuda&, StreamHandle) {
 
 void column_sums_cuda(const ColumnSumsCuda&, StreamHandle) {
   refuse("column_sums");
+}
+void cross_entropy_rows_cuda(const CrossEntropyRowsCuda&, StreamHandle) {
+  refuse("linear_cross_entropy");
+}
+void weighted_sum_cuda(const WeightedSumCuda&, StreamHandle) {
+  refuse("linear_cross_entropy");
+}
+void scale_in_place_cuda(const ScaleInPlaceCuda&, StreamHandle) {
+  refuse("linear_cross_entropy");
 }
 void rms_norm_forward_cuda(const RmsNormForwardCuda&, StreamHandle) {
   refuse("rms_norm");

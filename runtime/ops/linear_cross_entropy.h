@@ -7,6 +7,10 @@
 // altogether; their targets are not read. Logits and loss in fp32 (fp64), loss summed in fp64.
 // A target outside [0, V) throws Error(kCorrupt). When recording, the forward also computes dh and
 // dhead chunk by chunk, and the backward scales them by the incoming gradient.
+//
+// On a GPU, where the host does not wait for results, tokens of weight 0 are computed like all
+// others, and then their loss and their gradients are 0; a target outside [0, V) makes the loss
+// NaN.
 #pragma once
 
 #include "runtime/autograd/tape.h"

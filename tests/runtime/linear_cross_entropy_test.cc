@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "runtime/gpu.h"
 #include "runtime/random.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
@@ -212,6 +213,24 @@ TEST(LinearCrossEntropy, NeverHoldsTokensTimesVocabulary) {
   const int64_t limit = (gradients + chunk) * 9 / 8 + 4096;
   ASSERT_LT(limit, T * V * 4 / 4) << "this limit would not notice a [T, V] tensor";
   EXPECT_LE(ctx.memory->peak_bytes() - before, limit);
+}
+
+TEST(LinearCrossEntropy, PlansOneChunkOfLogitsForAGpu) {
+  const int64_t T = int64_t{1} << 20, E = 2048, V = 128256, chunk_tokens = 1024;
+  testing::TapeContext recorded;
+  Context& ctx = recorded.ctx;
+  ctx.memory = counting_memory({DeviceKind::kCuda, 0});
+  const Variable h(ctx.empty({T, E}, DType::kBF16),
+                   std::make_shared<Gradient>(Shape{T, E}, DType::kBF16));
+  const Variable head = Variable::leaf(ctx.empty({V, E}, DType::kBF16));
+  const Tensor targets_T = ctx.empty({T}, DType::kI32), weights_T = ctx.empty({T}, DType::kF32);
+  ctx.memory->reset_peak();
+  const int64_t before = ctx.memory->live_bytes();
+  const Variable loss = linear_cross_entropy(ctx, h, head, targets_T, weights_T, chunk_tokens);
+  recorded.tape.backward(ctx, loss, 0.5);
+  const int64_t gradients = T * E * 2 + V * E * 4, chunk = chunk_tokens * V * 4;
+  EXPECT_GE(ctx.memory->peak_bytes() - before, gradients + chunk);
+  EXPECT_LE(ctx.memory->peak_bytes() - before, gradients + chunk + (int64_t{64} << 20));
 }
 
 TEST(LinearCrossEntropy, RefusesTargetsOutsideTheVocabulary) {
