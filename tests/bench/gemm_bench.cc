@@ -1,0 +1,183 @@
+// Speed of matrix products on a GPU, and of the head with its loss, at the shapes of a Llama of 1B
+// parameters: time, TFLOP/s, and the share of the 989 TFLOP/s of bf16 that an H100 or H200 is rated
+// for. Products are forward (with and without a residual), the gradient of the input, and that of
+// the weight, added to a sum in fp32. With --json, a JSON object a line. --gpu N chooses the GPU,
+// --tokens N their number (32768).
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "runtime/cuda/device_info.h"
+#include "runtime/gpu.h"
+#include "runtime/ops/linear_cross_entropy.h"
+#include "runtime/ops/matmul.h"
+#include "runtime/random.h"
+
+namespace longship {
+namespace {
+
+constexpr double kPeakTflops = 989;
+
+// Milliseconds of the GPU, the best of several; a call that is not timed keeps the GPU busy while
+// the host enqueues.
+double best_ms(const Context& ctx, const std::function<void()>& timed) {
+  constexpr int kRepeats = 12;
+  double best = std::numeric_limits<double>::infinity();
+  for (int repeat = 0; repeat < kRepeats; ++repeat) {
+    timed();
+    const Event start = ctx.gpu->compute->record_time();
+    timed();
+    const Event end = ctx.gpu->compute->record_time();
+    end.synchronize();
+    if (repeat > 1) best = std::min(best, end.milliseconds_since(start));
+  }
+  return best;
+}
+
+// Standard normals times `scale`: a GPU's clock depends on the data.
+Tensor random(const Context& ctx, Shape shape, DType dtype, double scale = 1) {
+  constexpr int64_t kPeriod = (1 << 16) + 1;
+  const Tensor values = Tensor::empty(std::make_shared<Memory>(), std::move(shape), DType::kF32);
+  float* const data = values.data<float>();
+  for (int64_t i = 0; i < values.numel(); ++i)
+    data[i] = i < kPeriod ? static_cast<float>(scale * normal(1, 1, static_cast<uint64_t>(i)))
+                          : data[i - kPeriod];
+  return values.to(dtype).to(ctx.memory);
+}
+
+class Report {
+ public:
+  explicit Report(bool json) : json_(json) {
+    if (!json_) std::printf("%-52s %9s %9s %7s\n", "case", "ms", "TFLOP/s", "of peak");
+  }
+
+  void add(const std::string& name, double ms, double flop) const {
+    const double tflops = flop / ms * 1e-9;
+    if (json_) {
+      const nlohmann::json line = {{"case", name},
+                                   {"ms", ms},
+                                   {"tflop_per_s", tflops},
+                                   {"floor_ms", flop / kPeakTflops * 1e-9},
+                                   {"share_of_peak", tflops / kPeakTflops}};
+      std::printf("%s\n", line.dump().c_str());
+    } else {
+      std::printf("%-52s %9.4f %9.0f %6.1f%%\n", name.c_str(), ms, tflops,
+                  100 * tflops / kPeakTflops);
+    }
+    std::fflush(stdout);
+  }
+
+ private:
+  bool json_;
+};
+
+struct Layer {
+  int64_t inputs, outputs;
+};
+
+void bench_layer(const Context& ctx, const Report& report, int64_t T, const Layer& layer) {
+  const int64_t I = layer.inputs, O = layer.outputs;
+  const double flop =
+      2.0 * static_cast<double>(T) * static_cast<double>(I) * static_cast<double>(O);
+  const std::string shape = fmt::format(" {}x{} {} tokens", I, O, T);
+  const Tensor x_TI = random(ctx, {T, I}, DType::kBF16), y_TO = random(ctx, {T, O}, DType::kBF16);
+  const Tensor w_OI = random(ctx, {O, I}, DType::kBF16), w_IO = w_OI.transpose(0, 1);
+  const Tensor residual_TO = random(ctx, {T, O}, DType::kBF16);
+  const Tensor dw_OI = ctx.zeros({O, I}, DType::kF32);
+  auto add = [&](const std::string& name, const std::function<void()>& product) {
+    report.add(name + shape, best_ms(ctx, product), flop);
+  };
+  add("forward", [&] { matmul(ctx, x_TI, w_IO, y_TO); });
+  add("forward with residual", [&] { matmul_add(ctx, x_TI, w_IO, {{}, residual_TO}, y_TO); });
+  add("input gradient", [&] { matmul(ctx, residual_TO, w_OI, x_TI); });
+  add("input gradient added", [&] { matmul(ctx, residual_TO, w_OI, x_TI, true); });
+  add("weight gradient added",
+      [&] { matmul(ctx, residual_TO.transpose(0, 1), x_TI, dw_OI, true); });
+  const Tensor sums_O = ctx.empty({O}, DType::kF32);
+  const Tensor dy_OT = residual_TO.transpose(0, 1);
+  if (matmul_with_row_sums(ctx, dy_OT, x_TI, dw_OI, dw_OI, sums_O))
+    add("weight and bias gradient",
+        [&] { matmul_with_row_sums(ctx, dy_OT, x_TI, dw_OI, dw_OI, sums_O); });
+}
+
+// Forward and both gradients of the head: three products, and a pass over the logits.
+void bench_loss(Context ctx, const Report& report, int64_t T, int64_t chunk_tokens) {
+  constexpr int64_t kHidden = 2048, kVocab = 128256;
+  const Tensor h_TE = random(ctx, {T, kHidden}, DType::kBF16);
+  const Tensor head_VE = random(ctx, {kVocab, kHidden}, DType::kBF16, 0.02);
+  const auto host = std::make_shared<Memory>();
+  const Tensor targets_T = Tensor::empty(host, {T}, DType::kI32);
+  const Tensor weights_T = Tensor::empty(host, {T}, DType::kF32);
+  for (int64_t t = 0; t < T; ++t) {
+    targets_T.data<int32_t>()[t] =
+        static_cast<int32_t>(uniform_index(1, 2, static_cast<uint64_t>(t), kVocab));
+    weights_T.data<float>()[t] = 1;
+  }
+  const Tensor targets = targets_T.to(ctx.memory), weights = weights_T.to(ctx.memory);
+  const double flop = 2.0 * static_cast<double>(T) * kHidden * kVocab;
+  const std::string shape =
+      fmt::format(" {}x{} {} tokens in chunks of {}", kHidden, kVocab, T, chunk_tokens);
+  report.add("token losses" + shape,
+             best_ms(ctx, [&] { token_cross_entropy(ctx, h_TE, head_VE, targets, chunk_tokens); }),
+             flop);
+  Tape tape;
+  ctx.tape = &tape;
+  const auto step = [&] {
+    const Variable h(h_TE, std::make_shared<Gradient>(h_TE.shape(), DType::kBF16));
+    const Variable head = Variable::leaf(head_VE);
+    tape.backward(ctx, linear_cross_entropy(ctx, h, head, targets, weights, chunk_tokens),
+                  1.0 / static_cast<double>(T));
+  };
+  report.add("loss and its gradients" + shape, best_ms(ctx, step), 3 * flop);
+}
+
+int run(int ordinal, int64_t num_tokens, bool json) {
+  const CudaInfo info = cuda_info();
+  if (ordinal < 0 || ordinal >= std::ssize(info.gpus)) {
+    std::fprintf(stderr, "there is no GPU %d (%s)\n", ordinal,
+                 info.built ? info.no_gpu_reason.c_str() : "this build has no CUDA code");
+    return 2;
+  }
+  const Context ctx = gpu_context(ordinal);
+  if (!json)
+    std::printf("%s, CUDA %s\n\n", info.gpus[static_cast<size_t>(ordinal)].name.c_str(),
+                info.runtime_version.c_str());
+  const Report report(json);
+  for (const Layer& layer : {Layer{2048, 2048}, {2048, 512}, {2048, 8192}, {8192, 2048}})
+    bench_layer(ctx, report, num_tokens, layer);
+  for (const int64_t chunk_tokens : {1024, 2048, 4096, 8192})
+    bench_loss(ctx, report, num_tokens, chunk_tokens);
+  return 0;
+}
+
+}  // namespace
+}  // namespace longship
+
+int main(int argc, char** argv) {
+  int ordinal = 0;
+  int64_t num_tokens = 32768;
+  bool json = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--json") {
+      json = true;
+    } else if (argument == "--gpu" && i + 1 < argc) {
+      ordinal = std::atoi(argv[++i]);
+    } else if (argument == "--tokens" && i + 1 < argc) {
+      num_tokens = std::atoll(argv[++i]);
+    } else {
+      std::fprintf(stderr, "usage: gemm_bench [--json] [--gpu N] [--tokens N]\n");
+      return 2;
+    }
+  }
+  try {
+    return longship::run(ordinal, num_tokens, json);
+  } catch (const longship::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return static_cast<int>(error.code());
+  }
+}
