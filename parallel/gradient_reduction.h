@@ -12,10 +12,10 @@ struct GradientReduction {
 };
 
 // Replaces the fp32 (fp64 for fp64 models) gradient of every parameter with its sum over `group`;
-// blocks until all are complete. A parameter that has no gradient on a rank counts as zero there,
-// and has one afterwards. Sums are in rank order and do not depend on bucket_bytes, so every rank
-// gets the same bits in every run. Bytes are counted under "gradients": about 2 (size - 1) / size
-// times the bytes of all gradients.
+// blocks until all are complete, or on GPUs lets the compute stream wait for them. A parameter that
+// has no gradient on a rank counts as zero there, and has one afterwards. Sums are in rank order
+// and do not depend on bucket_bytes, so every rank gets the same bits in every run. Bytes are
+// counted under "gradients": about 2 (size - 1) / size times the bytes of all gradients.
 void all_reduce_gradients(Context& ctx, ParameterList& parameters, const Group& group,
                           const GradientReduction& options = {});
 

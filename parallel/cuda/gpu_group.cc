@@ -4,7 +4,6 @@
 
 #include "parallel/all_reduce_plan.h"
 #include "parallel/cuda/reduce_cuda.h"
-#include "runtime/cuda/cuda_copy.h"
 
 namespace longship {
 namespace {
@@ -58,9 +57,7 @@ Work GpuBackend::exchange(std::string_view label, std::vector<P2P> batch) {
     return Work();
   }
   auto operation = link_->begin(label, std::move(tensors));
-  for (const auto& [from, to] : local)
-    if (from.numel() > 0)
-      enqueue_copy(to.address(), from.address(), from.num_bytes(), link_->stream()->handle());
+  link_->copy(*operation, local);
   link_->exchange(*operation, std::move(batch));
   return link_->end(std::move(operation));
 }

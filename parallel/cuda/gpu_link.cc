@@ -4,6 +4,8 @@
 #include <cstring>
 #include <exception>
 
+#include "runtime/cuda/cuda_copy.h"
+
 namespace longship {
 namespace {
 
@@ -41,7 +43,8 @@ GpuLink::GpuLink(const Group& hosts, std::shared_ptr<GpuComm> comm,
       comm_(std::move(comm)),
       stream_(std::move(stream)),
       choice_(choice),
-      local_rank_(static_cast<size_t>(hosts.size()), -1) {
+      local_rank_(static_cast<size_t>(hosts.size()), -1),
+      side_(comm_->gpu->device) {
   const std::vector<Place> places = places_of(hosts, *comm_);
   PeerCopies::Setup setup;
   setup.gpu = comm_->gpu;
@@ -106,6 +109,19 @@ std::shared_ptr<GpuOperation> GpuLink::begin(std::string_view label, std::vector
   return operation;
 }
 
+void GpuLink::copy(const GpuOperation& operation,
+                   const std::vector<std::pair<Tensor, Tensor>>& local) {
+  constexpr int64_t kLongBytes = int64_t{1} << 20;  // that take longer than events to fork and join
+  for (const auto& [from, to] : local) {
+    if (from.num_bytes() == 0 || from.address() == to.address()) continue;
+    const bool is_long = from.num_bytes() >= kLongBytes;
+    const Stream& stream = is_long ? side_ : *stream_;
+    if (is_long) side_.wait(operation.progress()->begin);
+    enqueue_copy(to.address(), from.address(), from.num_bytes(), stream.handle());
+    if (is_long) side_end_ = side_.record();
+  }
+}
+
 void GpuLink::exchange(const TransportChoice& choice, const GpuOperation& operation,
                        std::vector<P2P> batch) {
   std::vector<P2P> copied, sent;
@@ -127,6 +143,7 @@ void GpuLink::exchange(const TransportChoice& choice, const GpuOperation& operat
 }
 
 Work GpuLink::end(std::shared_ptr<GpuOperation> operation) {
+  stream_->wait(std::exchange(side_end_, Event()));
   operation->end();
   std::lock_guard lock(mutex_);
   in_flight_.push_back(operation->progress());

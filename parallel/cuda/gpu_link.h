@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "parallel/cuda/comm_watch.h"
@@ -54,6 +55,9 @@ class GpuLink final : public CommWatch::Link {
   // An operation is begun with all its tensors, fed with messages and kernels, and ended. begin()
   // throws if anything has failed before.
   std::shared_ptr<GpuOperation> begin(std::string_view label, std::vector<Tensor> tensors);
+  // Messages of this rank to itself, as (from, to). Long ones run beside what else the operation
+  // does until its end.
+  void copy(const GpuOperation& operation, const std::vector<std::pair<Tensor, Tensor>>& local);
   // Messages to and from other ranks of the group, in flight together.
   void exchange(const GpuOperation& operation, std::vector<P2P> batch) {
     exchange(choice_, operation, std::move(batch));
@@ -84,6 +88,8 @@ class GpuLink final : public CommWatch::Link {
   std::shared_ptr<PeerCopies> copies_;
   std::shared_ptr<NcclCommunicator> nccl_;
   int64_t num_operations_ = 0;
+  const Stream side_;  // for copies within the GPU
+  Event side_end_;     // of those that the operation being enqueued has made there
 
   std::mutex mutex_;  // of all that follows
   std::deque<std::shared_ptr<const OperationProgress>> in_flight_;

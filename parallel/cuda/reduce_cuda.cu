@@ -41,8 +41,8 @@ __global__ void rank_reduce_kernel(const __grid_constant__ RankReduceCuda reduce
 
 template <class T, int kSize>
 void launch(const RankReduceCuda& reduce, StreamHandle stream) {
-  // Enough to keep up with the links, and few, as attention wants the multiprocessors.
-  constexpr int64_t kThreads = 256, kMostBlocks = 132;
+  // As many bytes in flight as the GPU's memory takes, and short beside the messages around it.
+  constexpr int64_t kThreads = 512, kMostBlocks = 2 * 132;
   const int64_t num_vectors = reduce.num_elements / kSize;
   const auto blocks = std::clamp<int64_t>((num_vectors + kThreads - 1) / kThreads, 1, kMostBlocks);
   rank_reduce_kernel<T, kSize>
