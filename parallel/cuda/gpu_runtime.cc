@@ -1,5 +1,7 @@
 #include "parallel/cuda/gpu_runtime.h"
 
+#include <cstdlib>
+
 #include "parallel/cuda/gpu_group.h"
 #include "parallel/cuda/gpu_of_rank.h"
 #include "parallel/cuda/transport_measurement.h"
@@ -29,6 +31,9 @@ std::shared_ptr<GpuLink> try_peer_copies(const Group& world, const std::shared_p
 }  // namespace
 
 GpuRuntime::GpuRuntime(const MpiRuntime& mpi, Options options) {
+  // Streams that share one of the GPU's queues wait for each other, also for one that waits for a
+  // peer. CUDA makes 8 queues unless it is told otherwise before it starts.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
   const Group world = mpi.world();
   const GpuOfRank own = choose_gpu(mpi);
   context_ = gpu_context(own.ordinal);
