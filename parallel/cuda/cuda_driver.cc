@@ -27,10 +27,8 @@ F driver_function(const char* name) {
 struct Driver {
   decltype(&cuPointerGetAttribute) pointer_attribute =
       driver_function<decltype(&cuPointerGetAttribute)>("cuPointerGetAttribute");
-  decltype(&cuStreamWriteValue32) write_value =
-      driver_function<decltype(&cuStreamWriteValue32)>("cuStreamWriteValue32");
-  decltype(&cuStreamWaitValue32) wait_value =
-      driver_function<decltype(&cuStreamWaitValue32)>("cuStreamWaitValue32");
+  decltype(&cuStreamBatchMemOp) batch_operations =
+      driver_function<decltype(&cuStreamBatchMemOp)>("cuStreamBatchMemOp");
   decltype(&cuGetErrorString) error_string =
       driver_function<decltype(&cuGetErrorString)>("cuGetErrorString");
 };
@@ -69,15 +67,31 @@ Allocation allocation_of(const void* address) {
   return {begin, static_cast<int64_t>(bytes), id};
 }
 
-void enqueue_write(uint32_t* word, uint32_t value, StreamHandle stream) {
-  check_driver(
-      driver().write_value(stream, device_pointer(word), value, CU_STREAM_WRITE_VALUE_DEFAULT),
-      "enqueue the write of a word");
-}
-
-void enqueue_wait(uint32_t* word, uint32_t value, StreamHandle stream) {
-  check_driver(driver().wait_value(stream, device_pointer(word), value, CU_STREAM_WAIT_VALUE_GEQ),
-               "enqueue the wait for a word");
+void WordOperations::enqueue(StreamHandle stream) {
+  constexpr size_t kMostAtOnce = 128;
+  std::vector<CUstreamBatchMemOpParams> batch;
+  for (size_t i = 0; i < operations_.size(); ++i) {
+    const Operation& operation = operations_[i];
+    CUstreamBatchMemOpParams params = {};
+    if (operation.is_write) {
+      params.writeValue.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32;
+      params.writeValue.address = device_pointer(operation.word);
+      params.writeValue.value = operation.value;
+      params.writeValue.flags = CU_STREAM_WRITE_VALUE_DEFAULT;
+    } else {
+      params.waitValue.operation = CU_STREAM_MEM_OP_WAIT_VALUE_32;
+      params.waitValue.address = device_pointer(operation.word);
+      params.waitValue.value = operation.value;
+      params.waitValue.flags = CU_STREAM_WAIT_VALUE_GEQ;
+    }
+    batch.push_back(params);
+    if (batch.size() < kMostAtOnce && i + 1 < operations_.size()) continue;
+    check_driver(
+        driver().batch_operations(stream, static_cast<unsigned>(batch.size()), batch.data(), 0),
+        "enqueue stream memory operations");
+    batch.clear();
+  }
+  operations_.clear();
 }
 
 }  // namespace longship

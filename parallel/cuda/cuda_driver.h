@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "runtime/cuda/handles.h"
 
@@ -16,10 +17,23 @@ struct Allocation {
 };
 Allocation allocation_of(const void* address);
 
-// Stream memory operations on a word of any GPU's memory; no kernel is involved. What the stream
-// did before is visible to whoever sees the value. A wait ends when the word is `value` or ahead
-// of it by less than 2^31.
-void enqueue_write(uint32_t* word, uint32_t value, StreamHandle stream);
-void enqueue_wait(uint32_t* word, uint32_t value, StreamHandle stream);
+// Stream memory operations on words of any GPU's memory; no kernel is involved.
+class WordOperations {
+ public:
+  // What the stream did before is visible to whoever sees the value.
+  void write(uint32_t* word, uint32_t value) { operations_.push_back({true, word, value}); }
+  // Ends when the word is `value` or ahead of it by less than 2^31.
+  void wait(uint32_t* word, uint32_t value) { operations_.push_back({false, word, value}); }
+  // Enqueues them in this order, which takes one call of the driver, and forgets them.
+  void enqueue(StreamHandle stream);
+
+ private:
+  struct Operation {
+    bool is_write = false;
+    uint32_t* word = nullptr;
+    uint32_t value = 0;
+  };
+  std::vector<Operation> operations_;
+};
 
 }  // namespace longship

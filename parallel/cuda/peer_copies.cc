@@ -151,33 +151,36 @@ void PeerCopies::exchange(const std::string& operation, const std::vector<P2P>& 
   // First of all every peer learns that its targets may be written, so that no two GPUs wait for
   // each other. Each rank then begins with the next one, so that not all write to one.
   const StreamHandle handle = stream.handle();
+  WordOperations words;
   for (int peer = 0; peer < size_; ++peer)
     if (const auto p = static_cast<size_t>(peer); !lanes[p].receives.empty())
-      enqueue_write(peer_word(kReady, peer), static_cast<uint32_t>(num_received_[p]), handle);
+      words.write(peer_word(kReady, peer), static_cast<uint32_t>(num_received_[p]));
   for (int step = 1; step < size_; ++step) {
     const int peer = (rank_ + step) % size_;
     const auto p = static_cast<size_t>(peer);
     const Lane& lane = lanes[p];
     if (lane.sends.empty()) continue;
-    enqueue_wait(own_word(kReady, peer), static_cast<uint32_t>(num_sent_[p]), handle);
+    words.wait(own_word(kReady, peer), static_cast<uint32_t>(num_sent_[p]));
+    words.enqueue(handle);
     for (size_t i = 0; i < lane.sends.size(); ++i)
       enqueue_copy(lane.targets[i], lane.sends[i]->address(), lane.sends[i]->num_bytes(), handle);
-    enqueue_write(peer_word(kArrived, peer), static_cast<uint32_t>(num_sent_[p]), handle);
+    words.write(peer_word(kArrived, peer), static_cast<uint32_t>(num_sent_[p]));
   }
   for (int peer = 0; peer < size_; ++peer)
     if (const auto p = static_cast<size_t>(peer); !lanes[p].receives.empty())
-      enqueue_wait(own_word(kArrived, peer), static_cast<uint32_t>(num_received_[p]), handle);
+      words.wait(own_word(kArrived, peer), static_cast<uint32_t>(num_received_[p]));
+  words.enqueue(handle);
 }
 
 void PeerCopies::release(const Stream& rescue) noexcept {
   try {
+    WordOperations words;
     for (int peer = 0; peer < size_; ++peer) {
       const auto p = static_cast<size_t>(peer);
-      enqueue_write(own_word(kReady, peer), static_cast<uint32_t>(num_sent_[p]) + kFarAhead,
-                    rescue.handle());
-      enqueue_write(own_word(kArrived, peer), static_cast<uint32_t>(num_received_[p]) + kFarAhead,
-                    rescue.handle());
+      words.write(own_word(kReady, peer), static_cast<uint32_t>(num_sent_[p]) + kFarAhead);
+      words.write(own_word(kArrived, peer), static_cast<uint32_t>(num_received_[p]) + kFarAhead);
     }
+    words.enqueue(rescue.handle());
   } catch (const Error&) {
     // The GPU is lost, and its streams do no more work.
   }
