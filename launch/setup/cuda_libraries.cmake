@@ -48,11 +48,14 @@ longship_find_cuda_library(NCCL_LIBRARY "nccl;libnccl.so.2" nvidia/nccl/lib "NCC
 if(NOT TARGET CUDA::cublasLt)
   list(APPEND longship_missing_cuda_libraries "cuBLASLt")
 endif()
+if(NOT TARGET CUDA::nvrtc)  # cudnn-frontend calls it
+  list(APPEND longship_missing_cuda_libraries "NVRTC")
+endif()
 
 if(NOT longship_missing_cuda_libraries)
   add_library(longship_cuda_libraries INTERFACE)
   target_include_directories(longship_cuda_libraries SYSTEM INTERFACE
     ${CUDNN_INCLUDE_DIR} ${CUDNN_FRONTEND_INCLUDE_DIR} ${NCCL_INCLUDE_DIR})
   target_link_libraries(longship_cuda_libraries INTERFACE
-    CUDA::cudart_static CUDA::cublasLt ${CUDNN_LIBRARY} ${NCCL_LIBRARY})
+    CUDA::cudart_static CUDA::cublasLt CUDA::nvrtc ${CUDNN_LIBRARY} ${NCCL_LIBRARY})
 endif()
