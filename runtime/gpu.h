@@ -7,6 +7,7 @@
 
 #include "runtime/context.h"
 #include "runtime/cuda/stream.h"
+#include "runtime/type_map.h"
 
 namespace longship {
 
@@ -21,6 +22,8 @@ struct Gpu {
   std::shared_ptr<Memory> memory;  // of the GPU, in the order of `compute`
   std::shared_ptr<Memory> pinned;  // of the host, for copies that run beside the host's own work
   std::shared_ptr<const Gemm> gemm;
+  // What libraries outside of runtime/ keep for this GPU and its streams.
+  std::shared_ptr<TypeMap> libraries = std::make_shared<TypeMap>();
 };
 
 // A context whose tensors lie on this GPU and whose ops run there, on gpu->compute.
