@@ -4,10 +4,13 @@
 #include <map>
 #include <set>
 
+#include "attention/cuda/cudnn_attention.h"
+#include "attention/gpu_attention_limits.h"
 #include "attention/linear/linear_mixer.h"
 #include "attention/linear/linear_parameter_names.h"
 #include "attention/named_entry.h"
 #include "attention/parallel_mixers.h"
+#include "attention/softmax_calls.h"
 #include "attention/softmax_cpu.h"
 
 namespace longship {
@@ -17,7 +20,7 @@ struct MixerResources {
   using Schedules = std::map<std::string, std::shared_ptr<const Schedule>, std::less<>>;
 
   Group sp = Group::self();
-  SoftmaxCpu softmax_kernel;
+  std::unique_ptr<const SoftmaxBlock> softmax_kernel;
   // By the strategy's name.
   Schedules<SoftmaxSchedule> softmax;
   Schedules<LatentSchedule> latent;
@@ -29,6 +32,36 @@ struct MixerResources {
 };
 
 namespace {
+
+// Throws Error(kConfig) naming the layer unless GPUs have kernels for the mixer.
+void require_gpu_mixer(size_t layer, const MixerDescriptor& mixer) {
+  switch (find_mixer_backend(mixer.backend).family) {
+    case MixerFamily::kLinear:
+      throw Error(ErrorCode::kConfig,
+                  {.what = fmt::format("layer {} is {}: linear layers run on CPUs in this version",
+                                       layer, mixer.backend),
+                   .next = "run this model on the CPU, or take `full` or `latent` layers"});
+    case MixerFamily::kSoftmax:
+      return require_gpu_attention(fmt::format("layer {}", layer),
+                                   {.num_heads = mixer.softmax.num_heads,
+                                    .num_kv_heads = mixer.softmax.num_kv_heads,
+                                    .head_size = mixer.softmax.head_size,
+                                    .value_size = mixer.softmax.head_size});
+    case MixerFamily::kLatent:
+      return require_gpu_attention(
+          fmt::format("layer {}", layer),
+          {.num_heads = mixer.latent.num_heads,
+           .num_kv_heads = mixer.latent.num_heads,
+           .head_size = mixer.latent.qk_nope_head_size + mixer.latent.qk_rope_head_size,
+           .value_size = mixer.latent.v_head_size});
+  }
+}
+
+std::unique_ptr<const SoftmaxBlock> make_softmax_kernel(const AttentionTarget& target) {
+  if (target.device == DeviceKind::kCpu) return std::make_unique<SoftmaxCpu>();
+  return std::make_unique<SoftmaxCalls>(std::make_unique<CudnnAttention>(
+      CudnnAttentionOptions{.deterministic = target.deterministic}));
+}
 
 // A pointer that owns all the resources, the kernel included.
 template <class Part>
@@ -106,11 +139,11 @@ void MixerResources::add(MixerFamily family, const std::string& name) {
   }
   if (family == MixerFamily::kLatent && strategy.latent != nullptr) {
     if (auto& schedule = latent[name]; schedule == nullptr)
-      schedule = strategy.latent(sp, softmax_kernel);
+      schedule = strategy.latent(sp, *softmax_kernel);
     return;
   }
   if (auto& schedule = softmax[name]; schedule == nullptr)
-    schedule = strategy.softmax(sp, softmax_kernel);
+    schedule = strategy.softmax(sp, *softmax_kernel);
   if (family == MixerFamily::kSoftmax) return;
   if (auto& schedule = latent[name]; schedule == nullptr)
     schedule = make_expanded_latent(softmax[name]);
@@ -189,8 +222,8 @@ std::vector<std::string> problems(const LayerDescriptor& layer, int num_ranks, L
   return found;
 }
 
-MixerFactory make_mixer_factory(std::vector<LayerDescriptor> layers, const Group& sp,
-                                Layout layout) {
+MixerFactory make_mixer_factory(std::vector<LayerDescriptor> layers, const Group& sp, Layout layout,
+                                const AttentionTarget& target) {
   std::vector<std::string> found;
   for (size_t i = 0; i < layers.size(); ++i)
     for (const std::string& problem : problems(layers[i], sp.size(), layout))
@@ -200,8 +233,12 @@ MixerFactory make_mixer_factory(std::vector<LayerDescriptor> layers, const Group
                                      .found = fmt::format("{}", fmt::join(found, "\n            ")),
                                      .next = "correct these layers in the model's configuration"});
 
+  for (size_t i = 0; i < layers.size() && target.device == DeviceKind::kCuda; ++i)
+    for (const MixerDescriptor& mixer : layers[i].mixers) require_gpu_mixer(i, mixer);
+
   auto resources = std::make_shared<MixerResources>();
   resources->sp = sp;
+  resources->softmax_kernel = make_softmax_kernel(target);
   for (const LayerDescriptor& layer : layers)
     for (const MixerDescriptor& mixer : layer.mixers)
       resources->add(find_mixer_backend(mixer.backend).family, mixer.strategy);

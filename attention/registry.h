@@ -74,10 +74,19 @@ std::vector<std::string> option_problems(const MixerDescriptor& mixer);
 std::vector<std::string> problems(const MixerDescriptor& mixer, int num_ranks, Layout layout);
 std::vector<std::string> problems(const LayerDescriptor& layer, int num_ranks, Layout layout);
 
+// Where the kernels of a model's attention run.
+struct AttentionTarget {
+  DeviceKind device = DeviceKind::kCpu;
+  // On GPUs: the backward gives the same bits in every run, with slower kernels. That of the CPU
+  // always does.
+  bool deterministic = false;
+};
+
 // The factory of a model whose layer i is layers[i], for plans of `layout` over the ranks of `sp`.
-// Throws Error(kConfig) listing the problems() of every layer. Layers of the same strategy share
-// one schedule; what the mixers need lives as long as any of them. Collective.
-MixerFactory make_mixer_factory(std::vector<LayerDescriptor> layers, const Group& sp,
-                                Layout layout);
+// Throws Error(kConfig) listing the problems() of every layer, or naming the first layer that GPUs
+// have no kernels for if they are the target. Layers of the same strategy share one schedule; what
+// the mixers need lives as long as any of them. Collective.
+MixerFactory make_mixer_factory(std::vector<LayerDescriptor> layers, const Group& sp, Layout layout,
+                                const AttentionTarget& target = {});
 
 }  // namespace longship

@@ -29,8 +29,11 @@ Model make_model(Context& ctx, const config::Run& run, const Group& sp) {
                                .loss_chunk_tokens = run.train().loss_chunk_tokens()};
   const DType compute = run.train().precision() == config::Train::BF16 ? DType::kBF16 : DType::kF32;
   Model made{.parameters = ParameterList(ctx, compute, run.train().seed()), .transformer = nullptr};
-  made.transformer = std::make_unique<Transformer>(
-      shape, make_mixer_factory(layer_descriptors(run), sp, layout_of(run)), made.parameters);
+  made.transformer =
+      std::make_unique<Transformer>(shape,
+                                    make_mixer_factory(layer_descriptors(run), sp, layout_of(run),
+                                                       {.device = ctx.memory->device().kind}),
+                                    made.parameters);
   if (run.optim().decay_all())
     for (Parameter& parameter : made.parameters.all()) parameter.decay = true;
   return made;

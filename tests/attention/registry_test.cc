@@ -140,6 +140,26 @@ TEST(Registry, TheFactoryNamesEveryLayerThatItCannotBuild) {
                });
 }
 
+TEST(Registry, TheFactoryNamesTheLayerThatGpusHaveNoKernelFor) {
+  MixerDescriptor full{.softmax = options()};
+  full.softmax.head_size = 64;
+  MixerDescriptor odd = full;
+  odd.softmax.head_size = 20;
+  auto make_for_gpu = [](const MixerDescriptor& first, const MixerDescriptor& second) {
+    make_mixer_factory({first, second}, Group::self(), Layout::kContiguous,
+                       {.device = DeviceKind::kCuda});
+  };
+  EXPECT_NO_THROW(make_for_gpu(full, full));
+  expect_error(ErrorCode::kConfig, {"layer 1", "multiples of 16", "20"},
+               [&] { make_for_gpu(full, odd); });
+  MixerDescriptor linear{.backend = "gated_delta",
+                         .linear = LinearMixerOptions::for_backend("gated_delta")};
+  linear.linear.hidden_size = 8;
+  linear.linear.num_heads = linear.linear.key_size = linear.linear.value_size = 4;
+  expect_error(ErrorCode::kConfig, {"layer 0 is gated_delta: linear layers run on CPUs"},
+               [&] { make_for_gpu(linear, full); });
+}
+
 TEST(Registry, MixersOfAllStrategiesAgreeOnOneRankAndOutliveTheirFactory) {
   Context ctx;
   ParameterList parameters(ctx, DType::kF64, 1);
