@@ -10,6 +10,7 @@ namespace longship {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kGroup = 4;  // elements that a thread takes together, which share random numbers
 
 __device__ double gradient_scale(const AdamWCuda& op) {
   if (op.squared_norm == nullptr) return op.gradient_scale;
@@ -28,10 +29,10 @@ __device__ void update(const AdamWCuda& op, const AdamWEntry& entry, float scale
   float gradient[kSize] = {}, p[kSize], m[kSize], v[kSize];
   M* const m_data = static_cast<M*>(entry.m) + i;
   M* const v_data = static_cast<M*>(entry.v) + i;
-  if (entry.gradient != nullptr) load_elements<float, kSize>(entry.gradient + i, gradient);
-  load_elements<float, kSize>(entry.master + i, p);
-  load_elements<M, kSize>(m_data, m);
-  load_elements<M, kSize>(v_data, v);
+  if (entry.gradient != nullptr) load_elements(entry.gradient + i, gradient);
+  load_elements(entry.master + i, p);
+  load_elements(m_data, m);
+  load_elements(v_data, v);
   const float keep = entry.decays ? op.keep : 1.0f;
 #pragma unroll
   for (int j = 0; j < kSize; ++j) {
@@ -41,44 +42,40 @@ __device__ void update(const AdamWCuda& op, const AdamWEntry& entry, float scale
     const float denominator = sqrtf(v[j]) * op.inverse_correction2 + op.epsilon;
     p[j] = keep * p[j] - op.step_size * (m[j] / denominator);
   }
-  store_elements<float, kSize>(p, entry.master + i);
-  if (entry.copy != nullptr)
-    store_elements<__nv_bfloat16, kSize>(p, static_cast<__nv_bfloat16*>(entry.copy) + i);
+  store_elements(p, entry.master + i);
+  if (entry.copy != nullptr) store_elements(p, static_cast<__nv_bfloat16*>(entry.copy) + i);
   if constexpr (sizeof(M) == sizeof(__nv_bfloat16)) {
     // Block i / 4 of random numbers is that of four elements: low halves for m, high ones for v.
+    const uint4 block = philox(op.random_seed, entry.random_stream, i / 4);
+    const uint32_t words[4] = {block.x, block.y, block.z, block.w};
 #pragma unroll
-    for (int j = 0; j < kSize; j += 4) {
-      const uint4 block = philox(op.random_seed, entry.random_stream, (i + j) / 4);
-      const uint32_t words[4] = {block.x, block.y, block.z, block.w};
-#pragma unroll
-      for (int k = j; k < min(j + 4, kSize); ++k) {
-        const uint32_t random = kSize == 1 ? words[i % 4] : words[k % 4];
-        m[k] = to_float(round_stochastically(m[k], random & 0xffffu));
-        v[k] = to_float(round_stochastically(v[k], random >> 16));
-      }
+    for (int j = 0; j < kSize; ++j) {
+      const uint32_t random = kSize == 1 ? words[i % 4] : words[j];
+      m[j] = to_float(round_stochastically(m[j], random & 0xffffu));
+      v[j] = to_float(round_stochastically(v[j], random >> 16));
     }
   }
-  store_elements<M, kSize>(m, m_data);
-  store_elements<M, kSize>(v, v_data);
+  store_elements(m, m_data);
+  store_elements(v, v_data);
 }
 
 template <class M>
 __global__ void __launch_bounds__(kThreads) adamw_kernel(const __grid_constant__ AdamWCuda op) {
   if (op.squared_norm != nullptr && !isfinite(*op.squared_norm)) return;
   const float scale = static_cast<float>(gradient_scale(op));
-  for_own_chunk(
-      op.entries_N, op.num_entries, kAdamWChunk,
-      [&](const AdamWEntry& entry, int64_t begin, int64_t end) {
-        const uintptr_t addresses =
-            reinterpret_cast<uintptr_t>(entry.gradient) |
-            reinterpret_cast<uintptr_t>(entry.master) | reinterpret_cast<uintptr_t>(entry.m) |
-            reinterpret_cast<uintptr_t>(entry.v) | reinterpret_cast<uintptr_t>(entry.copy);
-        const int64_t whole = addresses % 16 == 0 ? (end - begin) / kLaneElements : 0;
-        for (int64_t n = threadIdx.x; n < whole; n += kThreads)
-          update<M, kLaneElements>(op, entry, scale, begin + n * kLaneElements);
-        for (int64_t i = begin + whole * kLaneElements + threadIdx.x; i < end; i += kThreads)
-          update<M, 1>(op, entry, scale, i);
-      });
+  for_own_chunk(op.entries_N, op.num_entries, kAdamWChunk,
+                [&](const AdamWEntry& entry, int64_t begin, int64_t end) {
+                  const uintptr_t addresses = reinterpret_cast<uintptr_t>(entry.gradient) |
+                                              reinterpret_cast<uintptr_t>(entry.master) |
+                                              reinterpret_cast<uintptr_t>(entry.m) |
+                                              reinterpret_cast<uintptr_t>(entry.v) |
+                                              reinterpret_cast<uintptr_t>(entry.copy);
+                  const int64_t whole = addresses % 16 == 0 ? (end - begin) / kGroup : 0;
+                  for (int64_t n = threadIdx.x; n < whole; n += kThreads)
+                    update<M, kGroup>(op, entry, scale, begin + n * kGroup);
+                  for (int64_t i = begin + whole * kGroup + threadIdx.x; i < end; i += kThreads)
+                    update<M, 1>(op, entry, scale, i);
+                });
 }
 
 }  // namespace

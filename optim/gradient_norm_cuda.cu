@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll 8
       for (int i = 0; i < kGradientChunk; i += kThreads * kGroup) {
         float values[kGroup];
-        load_elements<float, kGroup>(data + i, values);
+        load_elements(data + i, values);
         add_squares(values, sum);
       }
       return;

@@ -38,11 +38,11 @@ __global__ void __launch_bounds__(RowLanes::kThreads)
     for (int64_t v = lane * kSize; v < V; v += num_lanes * kSize) {
       // A side without keys is not read: anything may be there.
       float o[kSize] = {}, part[kSize] = {};
-      if (has_o) load_elements<O, kSize>(o_row + v, o);
-      if (has_part) load_elements<P, kSize>(part_row + v, part);
+      if (has_o) load_elements(o_row + v, o);
+      if (has_part) load_elements(part_row + v, part);
 #pragma unroll
       for (int i = 0; i < kSize; ++i) o[i] = o[i] * weights.keep + part[i] * weights.join;
-      store_elements<Y, kSize>(o, out_row + v);
+      store_elements(o, out_row + v);
     }
   });
 }
@@ -50,8 +50,9 @@ __global__ void __launch_bounds__(RowLanes::kThreads)
 template <class Y, class O, class P>
 void merge(const MergePartialsCuda& op, StreamHandle stream) {
   if (has_whole_lanes(op.row_length, {op.out_RV, op.o_RV, op.part_RV})) {
-    const RowLanes lanes(op.num_rows, op.row_length, kLaneElements);
-    merge_kernel<Y, O, P, kLaneElements>
+    constexpr int kSize = kSharedLaneElements<Y, O, P>;
+    const RowLanes lanes(op.num_rows, op.row_length, kSize);
+    merge_kernel<Y, O, P, kSize>
         <<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
   } else {
     const RowLanes lanes(op.num_rows, op.row_length, 1);

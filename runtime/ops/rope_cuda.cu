@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ 
       for (int i = 0; i < kHeads; ++i) {
         if (i >= num_heads) break;
         float values[kSize];
-        load_elements<T, kSize>(x + i * D + d, values);
-        store_elements<T, kSize>(values, y + i * D + d);
+        load_elements(x + i * D + d, values);
+        store_elements(values, y + i * D + d);
       }
       continue;
     }
@@ -64,11 +64,11 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ 
     for (int i = 0; i < kHeads; ++i) {
       // The last head again rather than a branch, which would keep loads from running together.
       const T* const from = x + min(i, num_heads - 1) * D + d;
-      load_elements<T, kSize>(from, a[i]);
-      load_elements<T, kSize>(from + op.num_pairs, b[i]);
+      load_elements(from, a[i]);
+      load_elements(from + op.num_pairs, b[i]);
     }
-    load_elements<float, kSize>(op.cos_TR + t * op.num_pairs + pair, cos);
-    load_elements<float, kSize>(op.sin_TR + t * op.num_pairs + pair, sin);
+    load_elements(op.cos_TR + t * op.num_pairs + pair, cos);
+    load_elements(op.sin_TR + t * op.num_pairs + pair, sin);
 #pragma unroll
     for (int i = 0; i < kHeads; ++i) {
 #pragma unroll
@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ 
         b[i][j] = second * cos[j] + first * s;
       }
       if (i < num_heads) {
-        store_elements<T, kSize>(a[i], y + i * D + d);
-        store_elements<T, kSize>(b[i], y + i * D + d + op.num_pairs);
+        store_elements(a[i], y + i * D + d);
+        store_elements(b[i], y + i * D + d + op.num_pairs);
       }
     }
   }
@@ -90,18 +90,11 @@ unsigned blocks_for(int64_t count) {
       std::clamp<int64_t>((count + kThreads - 1) / kThreads, 1, int64_t{1} << 30));
 }
 
-template <class T>
+template <class T, int kSize>
 void rope(const RopeCuda& op, StreamHandle stream) {
-  const bool whole = op.first % kLaneElements == 0 && op.num_pairs % kLaneElements == 0 &&
-                     has_whole_lanes(op.head_size, {op.x_THD, op.y_THD, op.cos_TR, op.sin_TR});
-  const int size = whole ? kLaneElements : 1;
   const int64_t items = op.num_tokens * ((op.num_heads + kHeads - 1) / kHeads) *
-                        ((op.head_size - op.num_pairs) / size);
-  if (whole) {
-    rope_kernel<T, kLaneElements><<<blocks_for(items), kThreads, 0, stream>>>(op);
-  } else {
-    rope_kernel<T, 1><<<blocks_for(items), kThreads, 0, stream>>>(op);
-  }
+                        ((op.head_size - op.num_pairs) / kSize);
+  rope_kernel<T, kSize><<<blocks_for(items), kThreads, 0, stream>>>(op);
 }
 
 }  // namespace
@@ -114,7 +107,12 @@ void rope_angles_cuda(const RopeAnglesCuda& op, StreamHandle stream) {
 
 void rope_cuda(const RopeCuda& op, StreamHandle stream) {
   if (op.num_tokens == 0 || op.num_heads == 0) return;
-  dispatch_cuda_dtype(op.dtype, [&](auto tag) { rope<decltype(tag)>(op, stream); });
+  const bool whole = op.first % 8 == 0 && op.num_pairs % 8 == 0 &&
+                     has_whole_lanes(op.head_size, {op.x_THD, op.y_THD, op.cos_TR, op.sin_TR});
+  dispatch_cuda_dtype(op.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    whole ? rope<T, kSharedLaneElements<T>>(op, stream) : rope<T, 1>(op, stream);
+  });
   check_launch("rope");
 }
 

@@ -28,10 +28,10 @@ __global__ void __launch_bounds__(RowLanes::kThreads)
     O* const o_row = static_cast<O*>(op.o_RV) + row * V;
     for (int64_t v = lane * kSize; v < V; v += num_lanes * kSize) {
       float o[kSize];
-      load_elements<O, kSize>(o_row + v, o);
+      load_elements(o_row + v, o);
 #pragma unroll
       for (int i = 0; i < kSize; ++i) o[i] *= keep;
-      store_elements<O, kSize>(o, o_row + v);
+      store_elements(o, o_row + v);
     }
   });
 }
@@ -83,8 +83,9 @@ void add_sink_logit_cuda(const AddSinkLogitCuda& op, StreamHandle stream) {
   dispatch_cuda_dtype(op.o_dtype, [&](auto tag) {
     using O = decltype(tag);
     if (has_whole_lanes(op.row_length, {op.o_RV})) {
-      const RowLanes lanes(op.num_rows, op.row_length, kLaneElements);
-      add_kernel<O, kLaneElements>
+      constexpr int kSize = kSharedLaneElements<O>;
+      const RowLanes lanes(op.num_rows, op.row_length, kSize);
+      add_kernel<O, kSize>
           <<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
     } else {
       const RowLanes lanes(op.num_rows, op.row_length, 1);

@@ -17,8 +17,8 @@ __global__ void __launch_bounds__(RowLanes::kThreads)
     float sum = 0;
     for (int64_t v = lane * kSize; v < V; v += num_lanes * kSize) {
       float o[kSize], gradient[kSize];
-      load_elements<O, kSize>(o_row + v, o);
-      load_elements<G, kSize>(do_row + v, gradient);
+      load_elements(o_row + v, o);
+      load_elements(do_row + v, gradient);
 #pragma unroll
       for (int i = 0; i < kSize; ++i) sum += o[i] * gradient[i];
     }
@@ -30,8 +30,9 @@ __global__ void __launch_bounds__(RowLanes::kThreads)
 template <class O, class G>
 void delta(const SoftmaxDeltaCuda& op, StreamHandle stream) {
   if (has_whole_lanes(op.row_length, {op.o_RV, op.do_RV})) {
-    const RowLanes lanes(op.num_rows, op.row_length, kLaneElements);
-    delta_kernel<O, G, kLaneElements>
+    constexpr int kSize = kSharedLaneElements<O, G>;
+    const RowLanes lanes(op.num_rows, op.row_length, kSize);
+    delta_kernel<O, G, kSize>
         <<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
   } else {
     const RowLanes lanes(op.num_rows, op.row_length, 1);
