@@ -250,7 +250,9 @@ StrategyCost linear_cost(const Strategy& strategy, const LinearMixerOptions& lin
   StrategyCost cost{.sent_bytes = 2 * slots * state_bytes, .compute_s = flops / rates.flops_per_s};
   double chain_s = 0, composing_s = 0;  // of one direction
   if (strategy.name == "lasp") {
-    chain_s = hops * (hop_s + L);
+    // Each hop waits for a walk through the tokens of a slot; the mean of both directions.
+    const double walk_flops = s / slots * H * (dense ? 10 * K * V + 3 * kChunk * V : 4 * K * V) / 2;
+    chain_s = hops * (walk_flops / rates.flops_per_s + hop_s + L);
   } else if (strategy.name == "zeco") {
     const double blocks = std::min<double>(static_cast<double>(ZecoOptions().num_blocks), V);
     chain_s = (1 + (hops - 1) / blocks) * hop_s + (hops - 1 + blocks) * L;

@@ -17,7 +17,8 @@
 //   usp                         its ring as ring, its all-to-all as ulysses
 //   halo                        all, under that over own keys
 //   gather_latent               none; and every rank expands the latents that it gathers
-//   zeco, lasp                  the chain, in blocks or at once, under a sixth of the computing
+//   zeco                        the chain of blocks, under a sixth of the computing
+//   lasp                        the chain of walks and whole states, under the same
 //   lasp2                       its gathering, under the same; composing transitions cannot
 #pragma once
 

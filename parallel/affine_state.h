@@ -28,6 +28,21 @@ struct AffineSummary {
   Tensor b_NHKV;
 };
 
+// The cut segments of this rank as what they are to states, in one forward or backward.
+class SegmentMaps {
+ public:
+  virtual ~SegmentMaps() = default;
+  // [N, H, K, V] zeros of the dtype of states.
+  virtual Tensor zero_states(const Context& ctx) const = 0;
+  // Every segment from its first token to its last at once: one product with a state later, and
+  // rounded otherwise than a walk.
+  virtual AffineSummary summary(Context& ctx) = 0;
+  // out_HKV = what segment `row` makes of in_HKV (undefined: of zeros), in the steps in which a
+  // rank that holds the whole document goes through these tokens. Both contiguous.
+  virtual void walk(const Context& ctx, int64_t row, const Tensor& in_HKV,
+                    const Tensor& out_HKV) = 0;
+};
+
 // Forward: S_in of a segment is the state left by the earlier tokens of its document, zero at the
 // document's start. Backward: the gradient dS_out of a segment is what later tokens of its document
 // send back, zero at the document's end:  dS_out(n) = M(n+1)^T dS_out(n+1) + R(n+1), where R, the
@@ -48,7 +63,8 @@ class StateSchedule {
 
   // Starts carrying states along every document of `plan`, in ascending (forward) or descending
   // (backward) position. Composition is done in a fixed order, never in the order of arrival.
-  virtual std::unique_ptr<PendingStates> carry(Context& ctx, const AffineSummary& summary,
+  // `maps` outlives the pending states.
+  virtual std::unique_ptr<PendingStates> carry(Context& ctx, SegmentMaps& maps,
                                                const SequencePlan& plan,
                                                ScanDirection direction) const = 0;
 };

@@ -19,14 +19,17 @@ class Lasp final : public StateSchedule {
  public:
   explicit Lasp(Group sp) : sp_(std::move(sp)) {}
 
-  std::unique_ptr<PendingStates> carry(Context& ctx, const AffineSummary& summary,
-                                       const SequencePlan& plan,
+  std::unique_ptr<PendingStates> carry(Context& ctx, SegmentMaps& maps, const SequencePlan& plan,
                                        ScanDirection direction) const override {
     check_plan_matches(plan, sp_);
     const bool forward = direction == ScanDirection::kForward;
     return std::make_unique<LaspStates>(StateChain(
         ctx, sp_, plan,
-        {.label = forward ? "lasp.fwd" : "lasp.bwd", .summary = summary, .direction = direction}));
+        {.label = forward ? "lasp.fwd" : "lasp.bwd",
+         .direction = direction,
+         .zero_states_NHKV = maps.zero_states(ctx),
+         .leave = [&maps](const Context& chain_ctx, int64_t row, int64_t, const Tensor& in_HKV,
+                          const Tensor& out_HKV) { maps.walk(chain_ctx, row, in_HKV, out_HKV); }}));
   }
 
  private:

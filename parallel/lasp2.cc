@@ -108,11 +108,11 @@ class Lasp2 final : public StateSchedule {
  public:
   explicit Lasp2(Group sp) : sp_(std::move(sp)) {}
 
-  std::unique_ptr<PendingStates> carry(Context& ctx, const AffineSummary& summary,
-                                       const SequencePlan& plan,
+  std::unique_ptr<PendingStates> carry(Context& ctx, SegmentMaps& maps, const SequencePlan& plan,
                                        ScanDirection direction) const override {
     check_plan_matches(plan, sp_);
-    return std::make_unique<Lasp2States>(ctx, sp_, checked_summary(summary, plan), plan, direction);
+    return std::make_unique<Lasp2States>(ctx, sp_, checked_summary(maps.summary(ctx), plan), plan,
+                                         direction);
   }
 
  private:

@@ -6,10 +6,10 @@
 // before. Every round is one exchange of the whole group, and empty for ranks that have no part.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
-#include "parallel/affine_compose.h"
 #include "parallel/group.h"
 #include "parallel/state_links.h"
 
@@ -17,10 +17,15 @@ namespace longship {
 
 class StateChain {
  public:
+  // out_HKV = what cut segment `row` makes of in_HKV (undefined: of zeros): `out_HKV` and in_HKV
+  // are the columns of states from `first_column` on.
+  using Leave = std::function<void(const Context& ctx, int64_t row, int64_t first_column,
+                                   const Tensor& in_HKV, const Tensor& out_HKV)>;
   struct Scan {
     std::string label;
-    AffineSummary summary;
     ScanDirection direction = ScanDirection::kForward;
+    Tensor zero_states_NHKV;  // becomes the result
+    Leave leave;
     int64_t num_blocks = 1;  // > 0; at most V are made
   };
 
@@ -36,10 +41,12 @@ class StateChain {
  private:
   struct Arrival {
     Tensor block_HKV;  // as received
-    Tensor place_HKV;  // its columns in states_NHKV_
+    Tensor place_HKV;  // its columns in the result
   };
 
   void post();
+  // From where on the columns of a block are.
+  int64_t first_column(int64_t block) const;
   Tensor columns(const Tensor& state_HKV, int64_t block) const;
 
   Context ctx_;  // for memory and threads
@@ -48,7 +55,6 @@ class StateChain {
   std::vector<StateLink> links_;  // those that start or end here
   int64_t num_rounds_ = 0;
   int64_t next_round_ = 0;
-  Tensor states_NHKV_;
   std::vector<Arrival> arrivals_;
   Work work_;
 };

@@ -3,8 +3,15 @@
 // A document that is cut by rank borders is a row of segments, and its state visits them in order
 // (backward: in reverse order, through the transposed maps). Segment n leaves
 //   S_out(n) = M(n) S_in(n) + B(n)
-// for segment n + 1. All schedules do this arithmetic in the same order and give the same bits.
-// Segments that hold a whole document take no part, and states never leave their document.
+// for segment n + 1. Segments that hold a whole document take no part, and states never leave their
+// document.
+//
+// Bits. "lasp" walks every state through the tokens, as one rank does: where rank borders lie on a
+// document's chunk grid, outputs and gradients have the bits of one rank, on any number of ranks
+// and either layout. "lasp2" and "zeco" carry composed maps instead, both in the same order: they
+// have the bits of each other everywhere, those of one rank for documents of two segments (the one
+// map there is is applied to nothing), and differ for longer ones as sums in another order do. No
+// composition could have the walk's bits: it rounds a segment's tokens before it knows their state.
 //
 // Let c be the number of this rank's segments that continue on another segment (backward: that are
 // continued from one): at most one on the contiguous layout, two on zigzag. States [H, K, V] have e
@@ -24,8 +31,10 @@
 
 namespace longship {
 
-// LASP (arXiv 2404.02882), a chain of ranks: receive S_in, send on M S_in + B. The first hop leaves
-// in carry(), the others run in wait(), one after another: a document over n segments takes n - 1.
+// LASP (arXiv 2404.02882), a chain of ranks: receive S_in, walk it through the segment's tokens,
+// send it on. The first hop leaves in carry(), the others run in wait(), one after another: a
+// document over n segments takes n - 1, each a walk and a state's journey. For the bits of one
+// rank, and for few ranks; no M is ever formed, which the delta rule saves a walk of K columns.
 std::unique_ptr<StateSchedule> make_lasp(Group sp);
 
 // LASP-2 (arXiv 2502.07563), one all-gather of the maps [M | B]: posted in carry() and consumed in

@@ -1,6 +1,7 @@
 // "zeco": All-Scan on a thread of its own.
 #include <future>
 
+#include "parallel/affine_compose.h"
 #include "parallel/attention_shape.h"
 #include "parallel/state_chain.h"
 #include "parallel/state_schedule.h"
@@ -10,6 +11,16 @@ namespace {
 
 // Held by the states on their way, so that a schedule sees whether there are any.
 using Lease = std::shared_ptr<const bool>;
+
+StateChain::Leave composing(AffineSummary summary, ScanDirection direction) {
+  return [summary = std::move(summary), direction](const Context& ctx, int64_t row,
+                                                   int64_t first_column, const Tensor& in_HKV,
+                                                   const Tensor& out_HKV) {
+    AffineMap map = map_of(summary, row);
+    map.b_HKV = map.b_HKV.slice(2, first_column, out_HKV.dim(2));
+    apply(ctx, map, direction, in_HKV, out_HKV);
+  };
+}
 
 class ZecoStates final : public PendingStates {
  public:
@@ -39,8 +50,7 @@ class Zeco final : public StateSchedule {
   Zeco(Group scan_group, ZecoOptions options)
       : scan_group_(std::move(scan_group)), options_(options) {}
 
-  std::unique_ptr<PendingStates> carry(Context& ctx, const AffineSummary& summary,
-                                       const SequencePlan& plan,
+  std::unique_ptr<PendingStates> carry(Context& ctx, SegmentMaps& maps, const SequencePlan& plan,
                                        ScanDirection direction) const override {
     check_plan_matches(plan, scan_group_);
     LONGSHIP_CHECK(in_flight_.expired(), "zeco: the states of an earlier call are on their way");
@@ -50,8 +60,9 @@ class Zeco final : public StateSchedule {
     const bool forward = direction == ScanDirection::kForward;
     StateChain chain(scan_ctx, scan_group_, plan,
                      {.label = forward ? "zeco.fwd" : "zeco.bwd",
-                      .summary = summary,
                       .direction = direction,
+                      .zero_states_NHKV = maps.zero_states(ctx),
+                      .leave = composing(checked_summary(maps.summary(ctx), plan), direction),
                       .num_blocks = options_.num_blocks});
     auto lease = std::make_shared<const bool>(true);
     in_flight_ = lease;

@@ -36,18 +36,36 @@ DecayBackward<A>::DecayBackward(const Context& ctx, LinearProblem problem, Tenso
 }
 
 template <class A>
+Tensor DecayBackward<A>::zero_states(const Context& ctx) const {
+  return ctx.zeros(problem_.states_shape(), problem_.sums);
+}
+
+template <class A>
 AffineSummary DecayBackward<A>::summary(Context& ctx) {
-  const int64_t K = problem_.key_size, V = problem_.value_size;
   const AffineSummary summary = decay_summary<A>(ctx, problem_);
+  walk_to_start(ctx, {.count = problem_.num_cut()}, {}, summary.b_NHKV);
+  return summary;
+}
+
+template <class A>
+void DecayBackward<A>::walk(const Context& ctx, int64_t row, const Tensor& in_HKV,
+                            const Tensor& out_HKV) {
+  walk_to_start(ctx, {row, 1}, as_one_row(in_HKV), as_one_row(out_HKV));
+}
+
+template <class A>
+void DecayBackward<A>::walk_to_start(const Context& ctx, const CutRows& rows, const Tensor& in_NHKV,
+                                     const Tensor& out_NHKV) const {
+  const int64_t K = problem_.key_size, V = problem_.value_size;
   const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
                                        PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
-  for_each_walk<A>(ctx, problem_, Walked::kCut, V, [&](const StateWalk& walk) {
+  for_each_cut_walk<A>(ctx, problem_, rows, V, [&](int64_t row, const StateWalk& walk) {
     // Nothing precedes the start of a document, so nothing is sent back from it.
     if (problem_.segments[static_cast<size_t>(walk.segment)].position == 0) return;
     const auto& [first_column, num_columns] = walk.columns;
     LinearChunk<A> work(problem_, scratch.part(0));
     const PanelMatrix<A> dstate(scratch.part(1), K, num_columns);
-    dstate.fill_zero();
+    load_state(in_NHKV, row, walk.head, first_column, dstate);
     for (int64_t c = problem_.grid.first_chunk(walk.segment + 1) - 1;
          c >= problem_.grid.first_chunk(walk.segment); --c) {
       work.begin(c, walk.head);
@@ -55,10 +73,8 @@ AffineSummary DecayBackward<A>::summary(Context& ctx) {
       load_rows(work.rows(do_THV_).from_column(first_column), A{1}, d_o);
       work.retreat(&d_o, dstate);
     }
-    store_rows(dstate, A{1},
-               state_rows(problem_, summary.b_NHKV, walk.segment, walk.head, first_column));
+    store_rows(dstate, A{1}, state_matrix(out_NHKV, row, walk.head, first_column));
   });
-  return summary;
 }
 
 template <class A>

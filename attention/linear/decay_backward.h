@@ -15,12 +15,18 @@ class DecayBackward final : public LinearBackward {
  public:
   DecayBackward(const Context& ctx, LinearProblem problem, Tensor states_NHKV, Tensor do_THV);
 
+  Tensor zero_states(const Context& ctx) const override;
   AffineSummary summary(Context& ctx) override;
+  void walk(const Context& ctx, int64_t row, const Tensor& in_HKV, const Tensor& out_HKV) override;
   void intra(Context& ctx) override;
   LinearGradients gradients(Context& ctx, const Tensor& grad_states_NHKV) override;
 
  private:
   ThreadScratch<A> make_scratch(const Context& ctx) const;
+  // out_NHKV = the gradients of the states that enter these cut segments for those in in_NHKV
+  // (undefined: zeros) of the states that leave them; untouched at position 0 of a document.
+  void walk_to_start(const Context& ctx, const CutRows& rows, const Tensor& in_NHKV,
+                     const Tensor& out_NHKV) const;
   void advance(const ThreadScratch<A>& scratch, int64_t chunk, int64_t head,
                const StateColumns& columns, const PanelMatrix<A>& state) const;
   // What needs the gradient of a state, dS_out. `state` is that before the chunk, null where the

@@ -3,7 +3,6 @@
 #include "attention/linear/decay_summary.h"
 #include "attention/linear/linear_chunk.h"
 #include "attention/linear/segment_state.h"
-#include "attention/linear/state_walk.h"
 #include "attention/thread_scratch.h"
 #include "runtime/parallel_for.h"
 
@@ -20,15 +19,33 @@ DecayForward<A>::DecayForward(const Context& ctx, LinearProblem problem)
       local_outputs_(ctx, problem_.grid, problem_.num_heads, problem_.value_size) {}
 
 template <class A>
+Tensor DecayForward<A>::zero_states(const Context& ctx) const {
+  return ctx.zeros(problem_.states_shape(), problem_.sums);
+}
+
+template <class A>
 AffineSummary DecayForward<A>::summary(Context& ctx) {
-  const int64_t K = problem_.key_size, V = problem_.value_size;
   const AffineSummary summary = decay_summary<A>(ctx, problem_);
+  walk_to_end(ctx, {.count = problem_.num_cut()}, {}, summary.b_NHKV);
+  return summary;
+}
+
+template <class A>
+void DecayForward<A>::walk(const Context& ctx, int64_t row, const Tensor& in_HKV,
+                           const Tensor& out_HKV) {
+  walk_to_end(ctx, {row, 1}, as_one_row(in_HKV), as_one_row(out_HKV));
+}
+
+template <class A>
+void DecayForward<A>::walk_to_end(const Context& ctx, const CutRows& rows, const Tensor& in_NHKV,
+                                  const Tensor& out_NHKV) const {
+  const int64_t K = problem_.key_size, V = problem_.value_size;
   const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
                                        PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
-  for_each_walk<A>(ctx, problem_, Walked::kCut, V, [&](const StateWalk& walk) {
+  for_each_cut_walk<A>(ctx, problem_, rows, V, [&](int64_t row, const StateWalk& walk) {
     LinearChunk<A> work(problem_, scratch.part(0));
     const PanelMatrix<A> state(scratch.part(1), K, walk.columns.count);
-    state.fill_zero();
+    load_state(in_NHKV, row, walk.head, walk.columns.first, state);
     for (int64_t c = problem_.grid.first_chunk(walk.segment);
          c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
       work.begin(c, walk.head);
@@ -36,10 +53,8 @@ AffineSummary DecayForward<A>::summary(Context& ctx) {
       load_rows(work.rows(problem_.input.v_THV).from_column(walk.columns.first), A{1}, v);
       work.advance(v, state);
     }
-    store_rows(state, A{1},
-               state_rows(problem_, summary.b_NHKV, walk.segment, walk.head, walk.columns.first));
+    store_rows(state, A{1}, state_matrix(out_NHKV, row, walk.head, walk.columns.first));
   });
-  return summary;
 }
 
 template <class A>
@@ -66,7 +81,7 @@ Tensor DecayForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
   const Tensor o_THV = ctx.empty({problem_.num_tokens, H, V}, problem_.input.v_THV.dtype());
   const ThreadScratch<A> scratch(ctx, {LinearChunk<A>::workspace_size(problem_),
                                        PanelMatrix<A>::size(K, V), PanelMatrix<A>::size(kC, V)});
-  for_each_walk<A>(ctx, problem_, Walked::kAll, V, [&](const StateWalk& walk) {
+  for_each_walk<A>(ctx, problem_, V, [&](const StateWalk& walk) {
     LinearChunk<A> work(problem_, scratch.part(0));
     const PanelMatrix<A> state(scratch.part(1), K, walk.columns.count);
     load_state(problem_, states_NHKV, walk.segment, walk.head, state, walk.columns.first);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "attention/linear/chunk_matrices.h"
-#include "attention/linear/linear_problem.h"
+#include "attention/linear/state_walk.h"
 
 namespace longship {
 
@@ -13,11 +13,17 @@ class DecayForward final : public LinearForward {
  public:
   DecayForward(const Context& ctx, LinearProblem problem);
 
+  Tensor zero_states(const Context& ctx) const override;
   AffineSummary summary(Context& ctx) override;
+  void walk(const Context& ctx, int64_t row, const Tensor& in_HKV, const Tensor& out_HKV) override;
   void intra(Context& ctx) override;
   Tensor outputs(Context& ctx, const Tensor& states_NHKV) override;
 
  private:
+  // out_NHKV = what these cut segments leave of in_NHKV (undefined: of zeros).
+  void walk_to_end(const Context& ctx, const CutRows& rows, const Tensor& in_NHKV,
+                   const Tensor& out_NHKV) const;
+
   LinearProblem problem_;
   ChunkMatrices<A> local_outputs_;
 };

@@ -59,52 +59,87 @@ DeltaBackward<A>::DeltaBackward(const Context& ctx, LinearProblem problem, Tenso
 }
 
 template <class A>
+Tensor DeltaBackward<A>::zero_states(const Context& ctx) const {
+  return ctx.zeros(problem_.states_shape(), problem_.sums);
+}
+
+template <class A>
 AffineSummary DeltaBackward<A>::summary(Context& ctx) {
-  const int64_t N = problem_.num_cut(), H = problem_.num_heads, K = problem_.key_size,
-                V = problem_.value_size;
+  const int64_t N = problem_.num_cut(), H = problem_.num_heads, K = problem_.key_size;
   const AffineSummary summary{.transition = Transition::kDense,
                               .m = ctx.zeros({N, H, K, K}, problem_.sums),
-                              .b_NHKV = ctx.zeros(problem_.states_shape(), problem_.sums)};
-  const int64_t widest = std::max(K, V);
-  const ThreadScratch<A> scratch(
-      ctx,
-      {DeltaChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, widest),
-       PanelMatrix<A>::size(kC, widest), PanelMatrix<A>::size(kC, V), PanelMatrix<A>::size(K, K)});
-  auto walk_to_start = [&](const StateWalk& walk, bool is_b) {
-    // Nothing precedes the start of a document, so nothing is sent back from it.
-    if (problem_.segments[static_cast<size_t>(walk.segment)].position == 0) return;
-    const auto& [first_column, num_columns] = walk.columns;
-    DeltaChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> dstate(scratch.part(1), K, num_columns);
-    dstate.fill_zero();
-    for (int64_t j = 0; !is_b && j < num_columns; ++j) dstate.at(first_column + j, j) = 1;
-    for (int64_t c = problem_.grid.first_chunk(walk.segment + 1) - 1;
-         c >= problem_.grid.first_chunk(walk.segment); --c) {
-      work.begin(c, walk.head);
-      const PanelMatrix<A> x(scratch.part(2), work.length(), num_columns);
-      const PanelMatrix<A> d_o(scratch.part(3), work.length(), num_columns);
-      if (is_b) load_rows(work.rows(do_THV_).from_column(first_column), A{1}, d_o);
-      const PanelMatrix<A>* outputs = is_b ? &d_o : nullptr;
-      work.error_gradients(inverses_.at(c, walk.head), query_scores_.at(c, walk.head), outputs,
-                           dstate, x);
-      work.retreat(x, outputs, dstate);
-    }
-    if (is_b) {
-      store_rows(dstate, A{1},
-                 state_rows(problem_, summary.b_NHKV, walk.segment, walk.head, first_column));
-    } else {
-      const PanelMatrix<A> m(scratch.part(4), num_columns, K);
-      transpose_panels(dstate, m);
-      TensorRows to = state_rows(problem_, summary.m, walk.segment, walk.head, 0);
-      to.first += first_column * K;
-      store_rows(m, A{1}, to);
-    }
-  };
-  for_each_walk<A>(ctx, problem_, Walked::kCut, V,
-                   [&](const StateWalk& walk) { walk_to_start(walk, true); });
-  for_each_walk<A>(ctx, problem_, Walked::kCut, K,
-                   [&](const StateWalk& walk) { walk_to_start(walk, false); });
+                              .b_NHKV = zero_states(ctx)};
+  walk_to_start(ctx, {.count = N}, {}, summary.b_NHKV);
+  walk_transitions(ctx, summary.m);
   return summary;
+}
+
+template <class A>
+void DeltaBackward<A>::walk(const Context& ctx, int64_t row, const Tensor& in_HKV,
+                            const Tensor& out_HKV) {
+  walk_to_start(ctx, {row, 1}, as_one_row(in_HKV), as_one_row(out_HKV));
+}
+
+template <class A>
+ThreadScratch<A> DeltaBackward<A>::walk_scratch(const Context& ctx) const {
+  const int64_t K = problem_.key_size, V = problem_.value_size, widest = std::max(K, V);
+  return ThreadScratch<A>(ctx, {DeltaChunk<A>::workspace_size(problem_),
+                                PanelMatrix<A>::size(K, widest), PanelMatrix<A>::size(kC, widest),
+                                PanelMatrix<A>::size(kC, V), PanelMatrix<A>::size(K, K)});
+}
+
+template <class A>
+void DeltaBackward<A>::walk_to_start(const Context& ctx, const CutRows& rows, const Tensor& in_NHKV,
+                                     const Tensor& out_NHKV) const {
+  const ThreadScratch<A> scratch = walk_scratch(ctx);
+  for_each_cut_walk<A>(
+      ctx, problem_, rows, problem_.value_size, [&](int64_t row, const StateWalk& walk) {
+        // Nothing precedes the start of a document, so nothing is sent back from it.
+        if (is_first(walk)) return;
+        const PanelMatrix<A> dstate(scratch.part(1), problem_.key_size, walk.columns.count);
+        load_state(in_NHKV, row, walk.head, walk.columns.first, dstate);
+        retreat(scratch, walk, true, dstate);
+        store_rows(dstate, A{1}, state_matrix(out_NHKV, row, walk.head, walk.columns.first));
+      });
+}
+
+template <class A>
+void DeltaBackward<A>::walk_transitions(const Context& ctx, const Tensor& m_NHKK) const {
+  const int64_t K = problem_.key_size;
+  const ThreadScratch<A> scratch = walk_scratch(ctx);
+  for_each_cut_walk<A>(ctx, problem_, {.count = problem_.num_cut()}, K,
+                       [&](int64_t row, const StateWalk& walk) {
+                         if (is_first(walk)) return;
+                         const auto& [first_column, num_columns] = walk.columns;
+                         const PanelMatrix<A> dstate(scratch.part(1), K, num_columns);
+                         dstate.fill_zero();
+                         for (int64_t j = 0; j < num_columns; ++j)
+                           dstate.at(first_column + j, j) = 1;
+                         retreat(scratch, walk, false, dstate);
+                         const PanelMatrix<A> m(scratch.part(4), num_columns, K);
+                         transpose_panels(dstate, m);
+                         TensorRows to = state_matrix(m_NHKK, row, walk.head, 0);
+                         to.first += first_column * K;
+                         store_rows(m, A{1}, to);
+                       });
+}
+
+template <class A>
+void DeltaBackward<A>::retreat(const ThreadScratch<A>& scratch, const StateWalk& walk,
+                               bool has_outputs, const PanelMatrix<A>& dstate) const {
+  const auto& [first_column, num_columns] = walk.columns;
+  DeltaChunk<A> work(problem_, scratch.part(0));
+  for (int64_t c = problem_.grid.first_chunk(walk.segment + 1) - 1;
+       c >= problem_.grid.first_chunk(walk.segment); --c) {
+    work.begin(c, walk.head);
+    const PanelMatrix<A> x(scratch.part(2), work.length(), num_columns);
+    const PanelMatrix<A> d_o(scratch.part(3), work.length(), num_columns);
+    if (has_outputs) load_rows(work.rows(do_THV_).from_column(first_column), A{1}, d_o);
+    const PanelMatrix<A>* outputs = has_outputs ? &d_o : nullptr;
+    work.error_gradients(inverses_.at(c, walk.head), query_scores_.at(c, walk.head), outputs,
+                         dstate, x);
+    work.retreat(x, outputs, dstate);
+  }
 }
 
 template <class A>

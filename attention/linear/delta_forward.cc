@@ -3,8 +3,6 @@
 #include "attention/linear/delta_chunk.h"
 #include "attention/linear/delta_factors.h"
 #include "attention/linear/segment_state.h"
-#include "attention/linear/state_walk.h"
-#include "attention/thread_scratch.h"
 
 namespace longship {
 
@@ -15,50 +13,92 @@ DeltaForward<A>::DeltaForward(const Context& ctx, LinearProblem problem)
       scores_(ctx, problem_.grid, problem_.num_heads) {}
 
 template <class A>
+Tensor DeltaForward<A>::zero_states(const Context& ctx) const {
+  return ctx.zeros(problem_.states_shape(), problem_.sums);
+}
+
+template <class A>
+void DeltaForward<A>::make_inverses(const Context& ctx) {
+  if (!has_inverses_) compute_factors<A>(ctx, problem_, {.inverses = &inverses_});
+  has_inverses_ = true;
+}
+
+template <class A>
 AffineSummary DeltaForward<A>::summary(Context& ctx) {
-  constexpr int64_t C = LinearProblem::kChunkSize;
-  const int64_t N = problem_.num_cut(), H = problem_.num_heads, K = problem_.key_size,
-                V = problem_.value_size;
+  const int64_t N = problem_.num_cut(), H = problem_.num_heads, K = problem_.key_size;
   const AffineSummary summary{.transition = Transition::kDense,
                               .m = ctx.zeros({N, H, K, K}, problem_.sums),
                               .b_NHKV = ctx.empty(problem_.states_shape(), problem_.sums)};
   if (N == 0) return summary;
-  compute_factors<A>(ctx, problem_, {.inverses = &inverses_});
-  has_inverses_ = true;
-  const int64_t widest = std::max(K, V);
-  const ThreadScratch<A> scratch(
-      ctx, {DeltaChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, widest),
-            PanelMatrix<A>::size(C, widest)});
-  auto walk_to_end = [&](const StateWalk& walk, bool is_b) {
-    DeltaChunk<A> work(problem_, scratch.part(0));
-    const PanelMatrix<A> state(scratch.part(1), K, walk.columns.count);
-    state.fill_zero();
-    for (int64_t j = 0; !is_b && j < walk.columns.count; ++j)
-      state.at(walk.columns.first + j, j) = 1;
-    for (int64_t c = problem_.grid.first_chunk(walk.segment);
-         c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
-      work.begin(c, walk.head);
-      const PanelMatrix<A> values(scratch.part(2), work.length(), walk.columns.count);
-      const TensorRows v = work.rows(problem_.input.v_THV).from_column(walk.columns.first);
-      work.write_values(inverses_.at(c, walk.head), state, is_b ? &v : nullptr, values);
-      work.advance(values, state);
-    }
-    const Tensor& to = is_b ? summary.b_NHKV : summary.m;
-    store_rows(state, A{1}, state_rows(problem_, to, walk.segment, walk.head, walk.columns.first));
-  };
-  for_each_walk<A>(ctx, problem_, Walked::kCut, V,
-                   [&](const StateWalk& walk) { walk_to_end(walk, true); });
-  for_each_walk<A>(ctx, problem_, Walked::kCut, K, [&](const StateWalk& walk) {
-    // Nothing precedes the start of a document, so its M is never applied.
-    if (problem_.segments[static_cast<size_t>(walk.segment)].position > 0) walk_to_end(walk, false);
-  });
+  make_inverses(ctx);
+  walk_to_end(ctx, {.count = N}, {}, summary.b_NHKV);
+  walk_transitions(ctx, summary.m);
   return summary;
+}
+
+template <class A>
+void DeltaForward<A>::walk(const Context& ctx, int64_t row, const Tensor& in_HKV,
+                           const Tensor& out_HKV) {
+  make_inverses(ctx);
+  walk_to_end(ctx, {row, 1}, as_one_row(in_HKV), as_one_row(out_HKV));
+}
+
+template <class A>
+ThreadScratch<A> DeltaForward<A>::walk_scratch(const Context& ctx) const {
+  const int64_t K = problem_.key_size, widest = std::max(K, problem_.value_size);
+  return ThreadScratch<A>(ctx,
+                          {DeltaChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, widest),
+                           PanelMatrix<A>::size(LinearProblem::kChunkSize, widest)});
+}
+
+template <class A>
+void DeltaForward<A>::walk_to_end(const Context& ctx, const CutRows& rows, const Tensor& in_NHKV,
+                                  const Tensor& out_NHKV) const {
+  const ThreadScratch<A> scratch = walk_scratch(ctx);
+  for_each_cut_walk<A>(
+      ctx, problem_, rows, problem_.value_size, [&](int64_t row, const StateWalk& walk) {
+        const PanelMatrix<A> state(scratch.part(1), problem_.key_size, walk.columns.count);
+        load_state(in_NHKV, row, walk.head, walk.columns.first, state);
+        advance(scratch, walk, true, state);
+        store_rows(state, A{1}, state_matrix(out_NHKV, row, walk.head, walk.columns.first));
+      });
+}
+
+template <class A>
+void DeltaForward<A>::walk_transitions(const Context& ctx, const Tensor& m_NHKK) const {
+  const int64_t K = problem_.key_size;
+  const ThreadScratch<A> scratch = walk_scratch(ctx);
+  for_each_cut_walk<A>(
+      ctx, problem_, {.count = problem_.num_cut()}, K, [&](int64_t row, const StateWalk& walk) {
+        // Nothing precedes the start of a document, so its M is never applied.
+        if (problem_.segments[static_cast<size_t>(walk.segment)].position == 0) return;
+        const PanelMatrix<A> state(scratch.part(1), K, walk.columns.count);
+        state.fill_zero();
+        for (int64_t j = 0; j < walk.columns.count; ++j) state.at(walk.columns.first + j, j) = 1;
+        advance(scratch, walk, false, state);
+        store_rows(state, A{1}, state_matrix(m_NHKK, row, walk.head, walk.columns.first));
+      });
+}
+
+template <class A>
+void DeltaForward<A>::advance(const ThreadScratch<A>& scratch, const StateWalk& walk,
+                              bool writes_values, const PanelMatrix<A>& state) const {
+  DeltaChunk<A> work(problem_, scratch.part(0));
+  for (int64_t c = problem_.grid.first_chunk(walk.segment);
+       c < problem_.grid.first_chunk(walk.segment + 1); ++c) {
+    work.begin(c, walk.head);
+    const PanelMatrix<A> values(scratch.part(2), work.length(), walk.columns.count);
+    const TensorRows v = work.rows(problem_.input.v_THV).from_column(walk.columns.first);
+    work.write_values(inverses_.at(c, walk.head), state, writes_values ? &v : nullptr, values);
+    work.advance(values, state);
+  }
 }
 
 template <class A>
 void DeltaForward<A>::intra(Context& ctx) {
   compute_factors<A>(ctx, problem_,
                      {.inverses = has_inverses_ ? nullptr : &inverses_, .query_scores = &scores_});
+  has_inverses_ = true;
 }
 
 template <class A>
@@ -70,7 +110,7 @@ Tensor DeltaForward<A>::outputs(Context& ctx, const Tensor& states_NHKV) {
   const ThreadScratch<A> scratch(
       ctx, {DeltaChunk<A>::workspace_size(problem_), PanelMatrix<A>::size(K, V),
             PanelMatrix<A>::size(C, V), PanelMatrix<A>::size(C, V)});
-  for_each_walk<A>(ctx, problem_, Walked::kAll, V, [&](const StateWalk& walk) {
+  for_each_walk<A>(ctx, problem_, V, [&](const StateWalk& walk) {
     DeltaChunk<A> work(problem_, scratch.part(0));
     const PanelMatrix<A> state(scratch.part(1), K, walk.columns.count);
     load_state(problem_, states_NHKV, walk.segment, walk.head, state, walk.columns.first);

@@ -5,12 +5,11 @@
 namespace longship {
 namespace {
 
-// Runs the phases of a forward or backward around the states' journey. `Phases` has summary() and
-// intra().
+// Runs the phases of a forward or backward around the states' journey.
 template <class Phases>
 Tensor carry_states(Context& ctx, Phases& phases, const StateSchedule& schedule,
                     const SequencePlan& plan, ScanDirection direction) {
-  const auto pending = schedule.carry(ctx, phases.summary(ctx), plan, direction);
+  const auto pending = schedule.carry(ctx, phases, plan, direction);
   phases.intra(ctx);
   return pending->wait();
 }

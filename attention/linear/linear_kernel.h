@@ -39,13 +39,11 @@ struct LinearGradients {
   Tensor dbeta_TH;
 };
 
-// One forward on its way. Calls come in this order.
-class LinearForward {
+// One forward on its way: the maps S_out = M S_in + B of its cut segments, at any time before
+// outputs() and only where documents cross ranks; the other calls come in this order. Nothing
+// precedes a segment at position 0 of its document: kernels may leave its M 0.
+class LinearForward : public SegmentMaps {
  public:
-  virtual ~LinearForward() = default;
-  // S_out = M S_in + B of each cut segment. Nothing precedes a segment at position 0 of its
-  // document: kernels may leave its M 0. May be left out where no document crosses ranks.
-  virtual AffineSummary summary(Context& ctx) = 0;
   // Work that needs no incoming state; runs while states travel.
   virtual void intra(Context& ctx) = 0;
   // o [T, H, V] in v's dtype, given S_in [N, H, K, V]; the other
@@ -53,12 +51,10 @@ class LinearForward {
   virtual Tensor outputs(Context& ctx, const Tensor& states_NHKV) = 0;
 };
 
-class LinearBackward {
+// Likewise. In the summary b = R, the gradient of S_in of each cut segment for dS_out = 0, and m is
+// the forward's M; both may be 0 for a segment at position 0, and there is no walk through that.
+class LinearBackward : public SegmentMaps {
  public:
-  virtual ~LinearBackward() = default;
-  // b = R, the gradient of S_in of each cut segment for dS_out = 0; m = the forward's M. Both may
-  // be 0 for a segment at position 0. May be left out where no document crosses ranks.
-  virtual AffineSummary summary(Context& ctx) = 0;
   virtual void intra(Context& ctx) = 0;
   // Given dS_out [N, H, K, V].
   virtual LinearGradients gradients(Context& ctx, const Tensor& grad_states_NHKV) = 0;

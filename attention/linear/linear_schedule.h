@@ -34,7 +34,7 @@ class LinearSchedule {
 
 // Tokens stay where they are; what they leave for the tokens behind them is carried by `states`
 // (LASP, LASP-2, ZeCO):
-//   forward    summary ► carry states ► chunk-local work meanwhile ► outputs
+//   forward    carry states ► chunk-local work meanwhile ► outputs
 //   backward   the same in reverse, with the gradients of the states
 // With make_local_states() it is the schedule of one rank.
 std::unique_ptr<LinearSchedule> make_linear_carry(std::unique_ptr<const StateSchedule> states);

@@ -52,20 +52,31 @@ void for_each_column_range(const Context& ctx, int64_t num_walks, int64_t num_co
   });
 }
 
-// Which segments are walked along: all, or those that states enter or leave.
-enum class Walked { kAll, kCut };
-
-// Calls f(walk) in parallel for every head of these segments, and ranges of the columns.
+// Calls f(walk) in parallel for every segment and head, and ranges of the columns.
 template <class A, class F>
-void for_each_walk(const Context& ctx, const LinearProblem& problem, Walked walked,
-                   int64_t num_columns, F&& f) {
-  const bool cut = walked == Walked::kCut;
+void for_each_walk(const Context& ctx, const LinearProblem& problem, int64_t num_columns, F&& f) {
+  const int64_t H = problem.num_heads;
+  for_each_column_range<A>(ctx, H * problem.num_segments(), num_columns,
+                           [&](int64_t walk, const StateColumns& columns) {
+                             f(StateWalk{walk / H, walk % H, columns});
+                           });
+}
+
+// Neighbouring cut segments, those of the rows of states.
+struct CutRows {
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
+// The same for these segments only: f(row - first, walk).
+template <class A, class F>
+void for_each_cut_walk(const Context& ctx, const LinearProblem& problem, const CutRows& rows,
+                       int64_t num_columns, F&& f) {
   const int64_t H = problem.num_heads;
   for_each_column_range<A>(
-      ctx, H * (cut ? problem.num_cut() : problem.num_segments()), num_columns,
-      [&](int64_t walk, const StateColumns& columns) {
-        const int64_t row = walk / H;
-        f(StateWalk{cut ? problem.cut[static_cast<size_t>(row)] : row, walk % H, columns});
+      ctx, H * rows.count, num_columns, [&](int64_t walk, const StateColumns& columns) {
+        const int64_t row = walk / H, segment = problem.cut[static_cast<size_t>(rows.first + row)];
+        f(row, StateWalk{segment, walk % H, columns});
       });
 }
 

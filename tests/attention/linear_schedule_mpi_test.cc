@@ -92,23 +92,84 @@ TEST(LinearSchedule, EqualsTheRecurrenceForEveryScheduleLayoutAndGate) {
   }
 }
 
-TEST(LinearSchedule, RepeatsBitForBitAndSchedulesOfStatesAgreeBitForBit) {
+TEST(LinearSchedule, RepeatsBitForBitAndSchedulesThatComposeMapsAgreeBitForBit) {
   Context ctx;
   const Problem problem{{0, 5, 290, 291, 300}, Layout::kZigzag, Gate::kScalar, true};
   const LinearInput whole = whole_input(ctx, problem);
   const Tensor do_THV = random_tensor(ctx, {300, problem.num_heads, kValues}, 8);
-  std::vector<Tensor> carried;
+  std::vector<Tensor> composed;
   for (const Strategy& strategy : strategies()) {
+    const bool composes =
+        strategy.name == std::string("lasp2") || strategy.name == std::string("zeco");
     const std::vector<Tensor> once = run(problem, *strategy.schedule, DType::kF32, whole, do_THV);
     const std::vector<Tensor> again = run(problem, *strategy.schedule, DType::kF32, whole, do_THV);
-    if (carried.empty()) carried = once;
+    if (composes && composed.empty()) composed = once;
     for (size_t i = 0; i < once.size(); ++i) {
       EXPECT_TRUE(bitwise_equal(once[i], again[i])) << strategy.name << " result " << i;
-      if (strategy.name != std::string("ulysses")) {
-        EXPECT_TRUE(bitwise_equal(once[i], carried[i])) << strategy.name << " result " << i;
+      if (composes) {
+        EXPECT_TRUE(bitwise_equal(once[i], composed[i])) << strategy.name << " result " << i;
       }
     }
   }
+}
+
+// Batches of 2 P chunks of the zigzag layout, each one of the kernels' grid, in which a document
+// that is cut begins on the grid.
+struct GridBatch {
+  const char* name;
+  std::vector<int64_t> cu_seqlens;
+  bool is_cut_once;  // no document lies on more than two segments
+};
+
+std::vector<GridBatch> grid_batches() {
+  constexpr int64_t kChunk = 64;
+  const int64_t end = 2 * kChunk * world().size();
+  std::vector<int64_t> cut_once = {0};
+  for (int64_t begin = kChunk; begin < end; begin += 2 * kChunk) cut_once.push_back(begin);
+  cut_once.push_back(end);
+  return {{"one document", {0, end}, false},
+          {"a long document between short ones",
+           {0, 30, kChunk, end - kChunk, end - 47, end - 46, end},
+           false},
+          {"documents that are cut once", cut_once, true}};
+}
+
+TEST(LinearSchedule, LaspHasTheBitsOfOneRankOnItsChunkGridAndOthersWhereDocumentsAreCutOnce) {
+  const auto one = make_linear_carry(make_local_states());
+  for (const GridBatch& batch : grid_batches())
+    for (Gate gate : {Gate::kNone, Gate::kConstant, Gate::kScalar, Gate::kVector})
+      for (bool has_delta_rule : {false, true})
+        for (DType dtype : {DType::kF32, DType::kF64}) {
+          Context ctx;
+          Problem problem{batch.cu_seqlens, Layout::kContiguous, gate, has_delta_rule};
+          const LinearInput whole = whole_input(ctx, problem);
+          const Tensor do_THV =
+              random_tensor(ctx, {problem.cu_seqlens.back(), problem.num_heads, kValues}, 8);
+          const std::vector<Tensor> expected =
+              run(problem, *one, dtype, whole, do_THV, SequencePlan::local(problem.cu_seqlens));
+          for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
+            problem.layout = layout;
+            const SequencePlan plan = plan_of(problem);
+            for (const Strategy& strategy : strategies()) {
+              if (strategy.name == std::string("ulysses")) continue;  // see LinearUlysses
+              const bool has_bits = batch.is_cut_once || strategy.name == std::string("lasp");
+              SCOPED_TRACE(fmt::format("{}, {}, {}, {}", strategy.name, batch.name, problem.label(),
+                                       dtype_name(dtype)));
+              const std::vector<Tensor> found =
+                  run(problem, *strategy.schedule, dtype, whole, do_THV, plan);
+              for (size_t i = 0; i < found.size(); ++i) {
+                ASSERT_EQ(found[i].defined(), expected[i].defined());
+                if (!found[i].defined()) continue;
+                const Tensor own = plan.shard(ctx, expected[i]);
+                if (has_bits)
+                  EXPECT_TRUE(bitwise_equal(found[i], own)) << "result " << i;
+                else
+                  EXPECT_LE(relative_rms(found[i], own), dtype == DType::kF32 ? 1e-6 : 1e-14)
+                      << "result " << i;
+              }
+            }
+          }
+        }
 }
 
 // Some ranks get heads from the middle of one key head's group to the middle of another's, some get

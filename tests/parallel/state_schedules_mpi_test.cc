@@ -103,6 +103,25 @@ AffineSummary make_summary(const Context& ctx, std::span<const Segment> segments
   return summary;
 }
 
+// Maps that are given; to walk is to apply them.
+class GivenMaps final : public SegmentMaps {
+ public:
+  GivenMaps(AffineSummary summary, ScanDirection direction)
+      : summary_(std::move(summary)), direction_(direction) {}
+
+  Tensor zero_states(const Context& ctx) const override {
+    return ctx.zeros(summary_.b_NHKV.shape(), summary_.b_NHKV.dtype());
+  }
+  AffineSummary summary(Context&) override { return summary_; }
+  void walk(const Context& ctx, int64_t row, const Tensor& in_HKV, const Tensor& out_HKV) override {
+    apply(ctx, map_of(summary_, row), direction_, in_HKV, out_HKV);
+  }
+
+ private:
+  AffineSummary summary_;
+  ScanDirection direction_;
+};
+
 struct Case {
   Transition transition;
   Layout layout;
@@ -116,6 +135,7 @@ struct Case {
   AffineSummary summary(const Context& ctx) const {
     return make_summary(ctx, cut_of(plan(), plan().rank()), transition, dtype);
   }
+  GivenMaps maps(const Context& ctx) const { return {summary(ctx), direction}; }
   bool forward() const { return direction == ScanDirection::kForward; }
 };
 
@@ -135,7 +155,8 @@ void for_each_case(DType dtype, F&& f) {
 }
 
 Tensor carry(Context& ctx, const StateSchedule& schedule, const Case& c) {
-  return schedule.carry(ctx, c.summary(ctx), c.plan(), c.direction)->wait();
+  GivenMaps maps = c.maps(ctx);
+  return schedule.carry(ctx, maps, c.plan(), c.direction)->wait();
 }
 
 // The segments of all ranks in the order in which states travel, and which row of this rank's
@@ -266,10 +287,11 @@ TEST(StateSchedules, GiveTheSameBitsForLargeStatesWithAnyNumberOfThreads) {
       Transition::kDense, testing::random_tensor(ctx, {N, 2, K, K}, 10 + seed, 0.1).to(DType::kF32),
       testing::random_tensor(ctx, {N, 2, K, V}, 30 + seed).to(DType::kF32)};
   for (ScanDirection direction : kDirections) {
-    const Tensor first = strategies()[0].schedule->carry(ctx, summary, plan, direction)->wait();
+    GivenMaps maps(summary, direction);
+    const Tensor first = strategies()[0].schedule->carry(ctx, maps, plan, direction)->wait();
     for (const auto& [name, schedule] : strategies())
       for (Context* each : {&ctx, &threaded})
-        EXPECT_TRUE(bitwise_equal(schedule->carry(*each, summary, plan, direction)->wait(), first))
+        EXPECT_TRUE(bitwise_equal(schedule->carry(*each, maps, plan, direction)->wait(), first))
             << name << " with " << each->num_threads << " threads";
   }
 }
@@ -302,7 +324,8 @@ TEST(StateSchedules, NeverCarryAStateIntoAnotherDocument) {
               if (summary.m.defined() && (segment.document == poisoned || first))
                 poison(summary.m, n);
             }
-            const Tensor found = schedule->carry(ctx, summary, plan, direction)->wait();
+            GivenMaps maps(summary, direction);
+            const Tensor found = schedule->carry(ctx, maps, plan, direction)->wait();
             for (int64_t n = 0; n < std::ssize(cut); ++n) {
               if (cut[static_cast<size_t>(n)].document == poisoned) continue;
               EXPECT_TRUE(bitwise_equal(found.slice(0, n, 1), clean.slice(0, n, 1)))
@@ -386,7 +409,8 @@ TEST(StateSchedules, LetTheCallerCommunicateBeforeWaiting) {
     for (ScanDirection direction : kDirections)
       for (const auto& [name, schedule] : strategies()) {
         const Case c{Transition::kDense, layout, direction, cu_seqlens};
-        auto pending = schedule->carry(ctx, c.summary(ctx), c.plan(), direction);
+        GivenMaps maps = c.maps(ctx);
+        auto pending = schedule->carry(ctx, maps, c.plan(), direction);
         for (int64_t i = 0; i < 10; ++i) {
           const int64_t P = world().size();
           for (const Group& group : {other, world()})
@@ -402,7 +426,8 @@ TEST(StateSchedules, AreNotDisturbedByStatesThatWereDropped) {
   const Case dropped{Transition::kDense, Layout::kZigzag, ScanDirection::kForward, {0, 61}};
   const Case next{Transition::kDiagonal, Layout::kContiguous, ScanDirection::kBackward, {0, 9, 61}};
   for (const auto& [name, schedule] : strategies()) {
-    schedule->carry(ctx, dropped.summary(ctx), dropped.plan(), dropped.direction);
+    GivenMaps maps = dropped.maps(ctx);
+    schedule->carry(ctx, maps, dropped.plan(), dropped.direction);
     EXPECT_LE(relative_rms(carry(ctx, *schedule, next), expected_states(ctx, next)), 1e-6) << name;
   }
 }
@@ -411,7 +436,8 @@ TEST(Zeco, RefusesASecondScanBeforeTheFirstIsWaitedFor) {
   Context ctx;
   const Case c{Transition::kScalar, Layout::kContiguous, ScanDirection::kForward, {0, 61}};
   const auto schedule = make_zeco(world());
-  auto first = schedule->carry(ctx, c.summary(ctx), c.plan(), c.direction);
+  GivenMaps maps = c.maps(ctx);
+  auto first = schedule->carry(ctx, maps, c.plan(), c.direction);
   expect_error(ErrorCode::kInternal, {"zeco"}, [&] { carry(ctx, *schedule, c); });
   first->wait();
   EXPECT_LE(relative_rms(carry(ctx, *schedule, c), expected_states(ctx, c)), 1e-6);
@@ -442,10 +468,10 @@ TEST(Zeco, ThrowsInWaitWhatItsThreadThrew) {
   Context ctx;
   const auto schedule = make_zeco(Group(std::make_shared<SilentPeer>()));
   const SequencePlan plan = SequencePlan::make({0, 10}, Layout::kContiguous, 2, 0);
-  const AffineSummary summary =
-      make_summary(ctx, cut_of(plan, 0), Transition::kIdentity, DType::kF32);
   for (ScanDirection direction : kDirections) {
-    auto pending = schedule->carry(ctx, summary, plan, direction);
+    GivenMaps maps(make_summary(ctx, cut_of(plan, 0), Transition::kIdentity, DType::kF32),
+                   direction);
+    auto pending = schedule->carry(ctx, maps, plan, direction);
     expect_error(ErrorCode::kTimeout, {"zeco"}, [&] { pending->wait(); });
   }
 }
@@ -453,10 +479,11 @@ TEST(Zeco, ThrowsInWaitWhatItsThreadThrew) {
 TEST(StateSchedules, RefuseWhatIsNotASummaryOfThePlan) {
   Context ctx;
   const SequencePlan plan = SequencePlan::local({0, 4, 9});
-  const auto schedule = make_local_states();
+  const auto schedule = make_lasp2(Group::self());
   auto refuse = [&](const char* named, Transition transition, Tensor m, Tensor b_NHKV) {
     expect_error(ErrorCode::kInternal, {named}, [&] {
-      schedule->carry(ctx, {transition, m, b_NHKV}, plan, ScanDirection::kForward);
+      GivenMaps maps({transition, m, b_NHKV}, ScanDirection::kForward);
+      schedule->carry(ctx, maps, plan, ScanDirection::kForward);
     });
   };
   auto fp32 = [&](Shape shape) { return ctx.zeros(std::move(shape), DType::kF32); };
@@ -477,12 +504,14 @@ TEST(LocalStates, AreNoneAndServeOneRankOnly) {
   Context ctx;
   const auto schedule = make_local_states();
   const SequencePlan plan = SequencePlan::local({0, 4, 5, 9});
-  const AffineSummary summary = make_summary(ctx, cut_of(plan, 0), Transition::kDense, DType::kF64);
-  for (ScanDirection direction : kDirections)
-    EXPECT_TRUE(bitwise_equal(schedule->carry(ctx, summary, plan, direction)->wait(),
+  for (ScanDirection direction : kDirections) {
+    GivenMaps maps(make_summary(ctx, cut_of(plan, 0), Transition::kDense, DType::kF64), direction);
+    EXPECT_TRUE(bitwise_equal(schedule->carry(ctx, maps, plan, direction)->wait(),
                               ctx.zeros({0, kHeads, kKeys, kValues}, DType::kF64)));
+  }
   const SequencePlan shared = SequencePlan::make({0, 4, 5, 9}, Layout::kContiguous, 2, 0);
-  const AffineSummary part = make_summary(ctx, cut_of(shared, 0), Transition::kDense, DType::kF64);
+  GivenMaps part(make_summary(ctx, cut_of(shared, 0), Transition::kDense, DType::kF64),
+                 ScanDirection::kForward);
   expect_error(ErrorCode::kInternal, {"plan"},
                [&] { schedule->carry(ctx, part, shared, ScanDirection::kForward); });
 }

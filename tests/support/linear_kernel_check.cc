@@ -167,15 +167,27 @@ LinearCase LinearKernelCheck::make_case(Context& ctx, const std::vector<int64_t>
   return c;
 }
 
+// Every cut segment by itself.
+Tensor walk(const Context& ctx, SegmentMaps& maps, const Tensor& in_NHKV) {
+  const Tensor out_NHKV = maps.zero_states(ctx);
+  const Shape state(in_NHKV.shape().begin() + 1, in_NHKV.shape().end());
+  for (int64_t row = 0; row < in_NHKV.dim(0); ++row)
+    maps.walk(ctx, row, in_NHKV.slice(0, row, 1).reshape(state),
+              out_NHKV.slice(0, row, 1).reshape(state));
+  return out_NHKV;
+}
+
 LinearResult LinearKernelCheck::run(Context& ctx, const LinearCase& c) const {
   LinearResult result;
   const std::unique_ptr<LinearForward> forward = kernel_.forward(ctx, c.input, c.segments, c.cut);
   result.summary = forward->summary(ctx);
+  result.walked_NHKV = walk(ctx, *forward, c.states_NHKV);
   forward->intra(ctx);
   result.o_THV = forward->outputs(ctx, c.states_NHKV);
   const std::unique_ptr<LinearBackward> backward =
       kernel_.backward(ctx, c.input, c.segments, c.cut, c.states_NHKV, c.do_THV);
   result.backward_summary = backward->summary(ctx);
+  result.walked_back_NHKV = walk(ctx, *backward, c.dstates_NHKV);
   backward->intra(ctx);
   result.gradients = backward->gradients(ctx, c.dstates_NHKV);
   return result;
@@ -203,6 +215,12 @@ void LinearKernelCheck::expect_equal_to_recurrence(Context& ctx, const LinearCas
                         of(expected.dstates_NHKV), of(c.dstates_NHKV)),
               bounds.gradient)
         << "dS_in of segment " << n;
+    EXPECT_LE(rms_error(of(found.walked_NHKV), of(expected.states_NHKV), of(c.states_NHKV)),
+              bounds.o)
+        << "S_out of a walk through segment " << n;
+    EXPECT_LE(rms_error(of(found.walked_back_NHKV), of(expected.dstates_NHKV), of(c.dstates_NHKV)),
+              bounds.gradient)
+        << "dS_in of a walk through segment " << n;
     ASSERT_EQ(found.backward_summary.transition, found.summary.transition);
     if (!found.summary.m.defined()) continue;
     EXPECT_LE(rms_error(of(found.backward_summary.m), of(found.summary.m), of(found.summary.m)),

@@ -28,6 +28,7 @@ struct LinearCase {
 
 struct LinearResult {
   AffineSummary summary, backward_summary;
+  Tensor walked_NHKV, walked_back_NHKV;  // from the states of the case
   Tensor o_THV;
   LinearGradients gradients;
 };
@@ -50,7 +51,7 @@ class LinearKernelCheck {
                        const LinearSettings& settings, DType dtype) const;
   LinearResult run(Context& ctx, const LinearCase& c) const;
 
-  // Outputs, gradients and both summaries.
+  // Outputs, gradients, both summaries and walks.
   void expect_equal_to_recurrence(Context& ctx, const LinearCase& c,
                                   const LinearBounds& bounds) const;
   // In fp64 and fp32.
