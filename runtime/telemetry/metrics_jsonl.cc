@@ -57,11 +57,15 @@ void MetricsJsonl::append(const StepMetrics& m) {
                                  {"tokens_per_s", m.tokens_per_s},
                                  {"live_memory_bytes", m.live_memory_bytes},
                                  {"peak_memory_bytes", m.peak_memory_bytes},
+                                 {"reserved_memory_bytes", m.reserved_memory_bytes},
+                                 {"system_allocations", m.system_allocations},
                                  {"comm_wait_share", m.comm_wait_share},
                                  {"data_wait_share", m.data_wait_share},
                                  {"eta_s", m.eta_s},
                                  {"loss_hex", fmt::format("{:a}", m.loss)},
                                  {"grad_norm_hex", fmt::format("{:a}", m.grad_norm)}};
+  if (m.flops_per_s) json["flops_per_s"] = *m.flops_per_s;
+  if (m.mfu) json["mfu"] = *m.mfu;
   if (m.validation_loss) json["validation_loss"] = *m.validation_loss;
   const int64_t size = file_.size();
   try {

@@ -57,13 +57,15 @@ std::string progress_line(const StepMetrics& m) {
   const double percent =
       m.total_steps > 0 ? 100.0 * static_cast<double>(m.step) / static_cast<double>(m.total_steps)
                         : 0.0;
-  std::string line = fmt::format(
-      "step {:>{}}/{} {:>5.1f}% | loss {:>7.4f} | gnorm {} | lr {:>7.1e} | {:>5} tok/s | mem {:>6} "
-      "| "
-      "comm {:>4.1f}% | data {:>4.1f}% | eta {:>6}",
-      m.step, std::max<size_t>(total.size(), 5), total, percent, m.loss, short_norm(m.grad_norm),
-      m.learning_rate, short_count(m.tokens_per_s), short_bytes(m.peak_memory_bytes),
-      100 * m.comm_wait_share, 100 * m.data_wait_share, short_duration(m.eta_s));
+  std::string line =
+      fmt::format("step {:>{}}/{} {:>5.1f}% | loss {:>7.4f} | gnorm {} | lr {:>7.1e} | {:>5} tok/s",
+                  m.step, std::max<size_t>(total.size(), 5), total, percent, m.loss,
+                  short_norm(m.grad_norm), m.learning_rate, short_count(m.tokens_per_s));
+  if (m.flops_per_s) line += fmt::format(" | {:>5.1f} TFLOP/s", *m.flops_per_s / 1e12);
+  if (m.mfu) line += fmt::format(" | mfu {:>4.1f}%", 100 * *m.mfu);
+  line += fmt::format(" | mem {:>6} | comm {:>4.1f}% | data {:>4.1f}% | eta {:>6}",
+                      short_bytes(m.peak_memory_bytes), 100 * m.comm_wait_share,
+                      100 * m.data_wait_share, short_duration(m.eta_s));
   if (m.validation_loss) line += fmt::format(" | val {:>7.4f}", *m.validation_loss);
   return line;
 }

@@ -18,6 +18,12 @@ struct StepMetrics {
   double tokens_per_s = 0;
   int64_t live_memory_bytes = 0;  // of the rank that reports
   int64_t peak_memory_bytes = 0;
+  int64_t reserved_memory_bytes = 0;
+  int64_t system_allocations = 0;  // since the start; stays the same once memory is warm
+  // Model FLOPs per second of each rank, and their share of the device's peak; only where the peak
+  // is known.
+  std::optional<double> flops_per_s = {};
+  std::optional<double> mfu = {};
   double comm_wait_share = 0;  // part of step_s spent waiting for communication, 0 to 1
   double data_wait_share = 0;  // part of step_s spent waiting for data, 0 to 1
   double eta_s = 0;

@@ -80,6 +80,10 @@ void TensorBoard::append(const StepMetrics& m) {
   add_value(event, "system/peak_memory_bytes", static_cast<double>(m.peak_memory_bytes));
   add_value(event, "system/comm_wait_share", m.comm_wait_share);
   add_value(event, "system/data_wait_share", m.data_wait_share);
+  add_value(event, "system/reserved_memory_bytes", static_cast<double>(m.reserved_memory_bytes));
+  add_value(event, "system/system_allocations", static_cast<double>(m.system_allocations));
+  if (m.flops_per_s) add_value(event, "system/tflops_per_s", *m.flops_per_s / 1e12);
+  if (m.mfu) add_value(event, "system/mfu", *m.mfu);
   if (m.validation_loss) add_value(event, "validation/loss", *m.validation_loss);
   write_event(file_, event);
 }

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <map>
 
+#include "parallel/visible_pairs.h"
 #include "tests/support/dice.h"
 #include "tests/support/expect_error.h"
 
@@ -125,6 +126,23 @@ TEST(DocumentMask, EqualsTheRuleForEveryPairOfTokens) {
             << "seed " << seed << " query " << t << " key " << s << ", " << c.label();
       }
   }
+}
+
+TEST(DocumentMask, CountsThePairsThatSeeEachOther) {
+  int64_t largest = 0;
+  for (uint64_t seed = 0; seed < kNumCases; ++seed) {
+    const Case c(seed);
+    int64_t count = 0;
+    for (const MaskPiece& piece : c.mask.pieces)
+      for_each_pair(piece, [&](int64_t i, int64_t j) { count += sees(piece, i, j); });
+    EXPECT_EQ(num_visible_pairs(c.mask), count) << "seed " << seed << ", " << c.label();
+    largest = std::max(largest, count);
+  }
+  EXPECT_GT(largest, 50);
+  const int64_t long_document = int64_t{1} << 24;
+  const SequencePlan plan = SequencePlan::local({0, long_document});
+  EXPECT_EQ(num_visible_pairs(document_mask(plan.local_segments(), plan.local_segments(), {})),
+            long_document * (long_document + 1) / 2);
 }
 
 TEST(DocumentMask, HasNoPieceInWhichNothingIsSeenAndNoRuleThatHidesNothing) {

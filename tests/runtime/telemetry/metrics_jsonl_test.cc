@@ -43,6 +43,18 @@ TEST(MetricsJsonl, WritesOneObjectPerStepAtOnce) {
   EXPECT_FALSE(lines[0].contains("validation_loss"));
 }
 
+TEST(MetricsJsonl, WritesRatesOfArithmeticOnlyWhereTheyAreKnown) {
+  const TemporaryFolder folder;
+  MetricsJsonl metrics(folder.path("m.jsonl"), 0);
+  metrics.append({.step = 1, .system_allocations = 7});
+  metrics.append({.step = 2, .flops_per_s = 4e14, .mfu = 0.5});
+  const auto lines = lines_of(folder.read("m.jsonl"));
+  EXPECT_EQ(lines[0]["system_allocations"], 7);
+  EXPECT_FALSE(lines[0].contains("flops_per_s") || lines[0].contains("mfu"));
+  EXPECT_EQ(lines[1]["flops_per_s"], 4e14);
+  EXPECT_EQ(lines[1]["mfu"], 0.5);
+}
+
 TEST(MetricsJsonl, KeepsEveryBitOfTheLossInHexadecimal) {
   const TemporaryFolder folder;
   const double loss = std::nextafter(2.1, 3.0), norm = std::nextafter(0.7, 0.0);

@@ -33,6 +33,15 @@ TEST(ProgressLine, AppendsTheValidationLoss) {
   EXPECT_EQ(progress_line(metrics), progress_line(example()) + " | val  2.2000");
 }
 
+TEST(ProgressLine, ShowsRatesOfArithmeticWhereTheyAreKnown) {
+  StepMetrics metrics = example();
+  metrics.flops_per_s = 412.34e12;
+  metrics.mfu = 0.4167;
+  EXPECT_EQ(progress_line(metrics),
+            "step   120/500  24.0% | loss  2.1134 | gnorm    0.81 | lr 2.9e-04 | 63.9k tok/s | "
+            "412.3 TFLOP/s | mfu 41.7% | mem 214 MB | comm  6.1% | data  0.3% | eta  3m12s");
+}
+
 TEST(ProgressLine, KeepsItsWidthOverTheWholeRun) {
   const size_t width = progress_line(example()).size();
   StepMetrics metrics = example();

@@ -1,0 +1,82 @@
+#include "launch/step_flops.h"
+
+#include <map>
+#include <tuple>
+
+#include "launch/layers.h"
+#include "parallel/visible_pairs.h"
+
+namespace longship {
+namespace {
+
+// Weights that tokens are multiplied with.
+int64_t num_active_weights(const Model& model) {
+  int64_t count = model.parameters.num_elements();
+  if (!model.transformer->shape().tied_embeddings)
+    count -= model.parameters.find("model.embed_tokens.weight")->master.numel();
+  return count;
+}
+
+// Pairs of a query and a key that see each other in the whole of a batch, by mask rule.
+class PairCounts {
+ public:
+  explicit PairCounts(const SequencePlan& plan) : whole_(SequencePlan::local(plan.cu_seqlens())) {}
+
+  double of(const MaskRule& rule) {
+    const Key key{rule.causal, rule.window, rule.num_sink_tokens, rule.anchor};
+    if (const auto it = counts_.find(key); it != counts_.end()) return it->second;
+    const auto segments = whole_.local_segments();
+    const double count =
+        static_cast<double>(num_visible_pairs(document_mask(segments, segments, rule)));
+    counts_.emplace(key, count);
+    return count;
+  }
+
+ private:
+  using Key = std::tuple<bool, int64_t, int64_t, bool>;
+
+  SequencePlan whole_;
+  std::map<Key, double> counts_;
+};
+
+double attention_flops(const MixerDescriptor& mixer, double num_tokens, PairCounts& pairs) {
+  auto product = [](auto... sizes) { return (static_cast<double>(sizes) * ...); };
+  switch (find_mixer_backend(mixer.backend).family) {
+    case MixerFamily::kSoftmax: {
+      const SoftmaxMixerOptions& o = mixer.softmax;
+      const MaskRule rule{o.causal, o.window, o.num_sink_tokens, o.anchor};
+      return product(6, 2 * o.head_size, o.num_heads) * pairs.of(rule);
+    }
+    case MixerFamily::kLatent: {
+      const LatentMixerOptions& o = mixer.latent;
+      const int64_t sizes = o.qk_nope_head_size + o.qk_rope_head_size + o.v_head_size;
+      return product(6, sizes, o.num_heads) * pairs.of(MaskRule{});
+    }
+    case MixerFamily::kLinear: {
+      const LinearMixerOptions& o = mixer.linear;
+      const int64_t per_entry = o.delta_rule ? 18 : 12;
+      return product(per_entry, o.key_size, o.value_size, o.num_heads) * num_tokens;
+    }
+  }
+  LONGSHIP_CHECK(false, "backend {}", mixer.backend);
+}
+
+}  // namespace
+
+double step_flops(const config::Run& run, const Model& model,
+                  std::span<const Batch> micro_batches) {
+  const std::vector<LayerDescriptor> layers = layer_descriptors(run);
+  const double weights = static_cast<double>(num_active_weights(model));
+  double flops = 0;
+  for (const Batch& batch : micro_batches) {
+    const double num_tokens = static_cast<double>(batch.plan.num_tokens());
+    PairCounts pairs(batch.plan);
+    flops += 6 * weights * num_tokens;
+    for (const LayerDescriptor& layer : layers)
+      for (const MixerDescriptor& mixer : layer.mixers)
+        flops += attention_flops(mixer, num_tokens, pairs);
+  }
+  return flops;
+}
+
+}  // namespace longship
