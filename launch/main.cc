@@ -64,8 +64,8 @@ void add_prepare(CLI::App& app, longship::PrepareArguments& arguments) {
   source->add_option("--input", arguments.inputs, "Text file, JSONL file or folder (repeatable)");
   CLI::Option* synthetic = source->add_option(
       "--synthetic", arguments.synthetic,
-      "Instead of text: documents of the tasks passkey, associative, or in turn of both;\n"
-      "only answers count in the loss");
+      "Instead of text: documents of the tasks passkey, associative, or in turn of both, of\n"
+      "which only answers count in the loss; or random, tokens to time a training step with");
   synthetic->delimiter(',');
   verb->add_option("--output", arguments.output, "Token file to write")->required();
   verb->add_option("--tokenizer", arguments.tokenizer,
@@ -198,7 +198,7 @@ int main(int argc, char** argv) {
     if (app.got_subcommand("train")) return longship::run_train(train);
     if (app.got_subcommand("prepare"))
       return prepare.synthetic.empty() ? longship::run_prepare(prepare)
-                                       : longship::run_prepare_recall(prepare);
+                                       : longship::run_prepare_synthetic(prepare);
     if (app.got_subcommand("eval"))
       return eval.recall ? longship::run_eval_recall(eval) : longship::run_eval(eval);
     if (app.got_subcommand("generate")) return longship::run_generate(generate);

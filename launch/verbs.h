@@ -27,7 +27,8 @@ struct PrepareArguments {
   bool overwrite = false;
   int num_threads = 0;  // 0: all cores
 
-  // Documents of recall tasks instead of text (launch/recall_tasks.h): these, in turn.
+  // Documents of recall tasks instead of text (launch/recall_tasks.h), or of "random" tokens:
+  // these, in turn.
   std::vector<std::string> synthetic;
   int64_t num_documents = 10000;
   std::vector<int64_t> lengths = {256};  // tokens of a document, one of these
@@ -36,7 +37,7 @@ struct PrepareArguments {
 };
 int run_prepare(const PrepareArguments& arguments);
 // With `synthetic`.
-int run_prepare_recall(const PrepareArguments& arguments);
+int run_prepare_synthetic(const PrepareArguments& arguments);
 
 // eval: loss and perplexity, by position, of a checkpoint on a token file.
 struct EvalArguments {

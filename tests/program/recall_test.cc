@@ -1,6 +1,7 @@
 // Recall tasks, as a user meets them.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -106,6 +107,23 @@ TEST(Recall, PreparedDocumentsCountTheirAnswersOnly) {
   EXPECT_EQ(prepare("a.tokens", "--overwrite").exit_code, 0);
 }
 
+TEST(Recall, RandomDocumentsCountAllTheirTokens) {
+  const TemporaryFolder files;
+  const ProgramResult prepared =
+      run_longship(0, "prepare --output " + files.path("r.tokens") +
+                          " --synthetic random --documents 3 --lengths 500");
+  ASSERT_EQ(prepared.exit_code, 0) << prepared.output;
+  const auto file = TokenFile::open(files.path("r.tokens"), TokenFile::Verify::kAtOpen);
+  ASSERT_EQ(file->num_documents(), 3);
+  EXPECT_EQ(file->num_tokens(), 1500);
+  for (int64_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(file->document(i).loss_mask.count(1, 499), 499);
+    for (int64_t other = 0; other < i; ++other)
+      EXPECT_FALSE(std::ranges::equal(file->document(i).tokens.bytes(),
+                                      file->document(other).tokens.bytes()));
+  }
+}
+
 TEST(Recall, OptionsThatCannotBeAreRefused) {
   TinyRun run;
   ASSERT_EQ(run.train(1, "run", {"train.steps=2"}).exit_code, 0);
@@ -130,6 +148,7 @@ TEST(Recall, OptionsThatCannotBeAreRefused) {
   refuses(prepare + " --synthetic needle", "needle");
   refuses(prepare + " --synthetic passkey --documents 0", "--documents 0");
   refuses(prepare + " --synthetic associative --lengths 20", "8 pairs");
+  refuses(prepare + " --synthetic random --lengths 1", "--lengths 1");
   refuses(prepare + " --input " + run.files().path("text") + " --pairs 3", "--synthetic");
   EXPECT_FALSE(std::ifstream(run.files().path("x.tokens")).good());
 }
