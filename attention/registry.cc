@@ -5,7 +5,7 @@
 #include <set>
 
 #include "attention/cuda/cudnn_attention.h"
-#include "attention/gpu_attention_limits.h"
+#include "attention/gpu_support.h"
 #include "attention/linear/linear_mixer.h"
 #include "attention/linear/linear_parameter_names.h"
 #include "attention/named_entry.h"
@@ -35,26 +35,11 @@ namespace {
 
 // Throws Error(kConfig) naming the layer unless GPUs have kernels for the mixer.
 void require_gpu_mixer(size_t layer, const MixerDescriptor& mixer) {
-  switch (find_mixer_backend(mixer.backend).family) {
-    case MixerFamily::kLinear:
-      throw Error(ErrorCode::kConfig,
-                  {.what = fmt::format("layer {} is {}: linear layers run on CPUs in this version",
-                                       layer, mixer.backend),
-                   .next = "run this model on the CPU, or take `full` or `latent` layers"});
-    case MixerFamily::kSoftmax:
-      return require_gpu_attention(fmt::format("layer {}", layer),
-                                   {.num_heads = mixer.softmax.num_heads,
-                                    .num_kv_heads = mixer.softmax.num_kv_heads,
-                                    .head_size = mixer.softmax.head_size,
-                                    .value_size = mixer.softmax.head_size});
-    case MixerFamily::kLatent:
-      return require_gpu_attention(
-          fmt::format("layer {}", layer),
-          {.num_heads = mixer.latent.num_heads,
-           .num_kv_heads = mixer.latent.num_heads,
-           .head_size = mixer.latent.qk_nope_head_size + mixer.latent.qk_rope_head_size,
-           .value_size = mixer.latent.v_head_size});
-  }
+  if (const std::string refusal = gpu_refusal(mixer, DType::kBF16); !refusal.empty())
+    throw Error(ErrorCode::kConfig,
+                {.what = fmt::format("layer {} ({}) does not run on a GPU", layer, mixer.backend),
+                 .found = refusal,
+                 .next = "run this model on the CPU, or change this layer"});
 }
 
 std::unique_ptr<const SoftmaxBlock> make_softmax_kernel(const AttentionTarget& target) {

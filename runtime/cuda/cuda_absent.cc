@@ -77,5 +77,8 @@ bool Gemm::enqueue(const GemmProduct&, void*, StreamHandle) const {
 CudaInfo cuda_info() {
   return {};
 }
+VisibleGpus visible_gpus() {
+  return {.names = {}, .none_reason = "this build has no CUDA code"};
+}
 
 }  // namespace longship

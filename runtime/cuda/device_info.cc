@@ -35,7 +35,29 @@ GpuInfo gpu_info(int ordinal, int num_gpus) {
   return gpu;
 }
 
+// How many GPUs there are, or 0 and why there is none.
+int count_gpus(std::string& reason) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess) return count;
+  cudaGetLastError();  // not for the next check to find
+  reason = cudaGetErrorString(status);
+  return 0;
+}
+
 }  // namespace
+
+VisibleGpus visible_gpus() {
+  VisibleGpus found;
+  const int count = count_gpus(found.none_reason);
+  for (int ordinal = 0; ordinal < count; ++ordinal) {
+    cudaDeviceProp properties;
+    check_cuda(cudaGetDeviceProperties(&properties, ordinal), "read the properties of a GPU");
+    found.names.emplace_back(properties.name);
+  }
+  if (count == 0 && found.none_reason.empty()) found.none_reason = "no GPU is visible";
+  return found;
+}
 
 CudaInfo cuda_info() {
   CudaInfo info;
@@ -44,13 +66,7 @@ CudaInfo cuda_info() {
   if (cudaRuntimeGetVersion(&version) == cudaSuccess) info.runtime_version = version_text(version);
   if (cudaDriverGetVersion(&version) == cudaSuccess && version > 0)
     info.driver_version = version_text(version);
-  int num_gpus = 0;
-  const cudaError_t status = cudaGetDeviceCount(&num_gpus);
-  if (status != cudaSuccess) {
-    cudaGetLastError();
-    info.no_gpu_reason = cudaGetErrorString(status);
-    return info;
-  }
+  const int num_gpus = count_gpus(info.no_gpu_reason);
   for (int ordinal = 0; ordinal < num_gpus; ++ordinal)
     info.gpus.push_back(gpu_info(ordinal, num_gpus));
   return info;

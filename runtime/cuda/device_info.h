@@ -25,7 +25,14 @@ struct CudaInfo {
   std::vector<GpuInfo> gpus;
 };
 
-// Never throws for want of a GPU or a driver.
+// Never throws for want of a GPU or a driver. Takes a little memory of every GPU.
 CudaInfo cuda_info();
+
+// The GPUs that this process sees, without touching them.
+struct VisibleGpus {
+  std::vector<std::string> names;  // by ordinal
+  std::string none_reason;         // why there is none
+};
+VisibleGpus visible_gpus();
 
 }  // namespace longship

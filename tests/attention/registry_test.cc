@@ -156,7 +156,7 @@ TEST(Registry, TheFactoryNamesTheLayerThatGpusHaveNoKernelFor) {
                          .linear = LinearMixerOptions::for_backend("gated_delta")};
   linear.linear.hidden_size = 8;
   linear.linear.num_heads = linear.linear.key_size = linear.linear.value_size = 4;
-  expect_error(ErrorCode::kConfig, {"layer 0 is gated_delta: linear layers run on CPUs"},
+  expect_error(ErrorCode::kConfig, {"layer 0 (gated_delta)", "CPU only"},
                [&] { make_for_gpu(linear, full); });
 }
 
