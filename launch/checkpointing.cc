@@ -73,7 +73,7 @@ bool may_change_on_resume(std::string_view field) {
   for (std::string_view prefix :
        {"output_dir", "data.tokens", "data.prefetch", "parallel.", "optim.", "checkpoint.",
         "telemetry.", "train.steps", "train.micro_batch", "train.recompute",
-        "train.loss_chunk_tokens", "train.init_from"})
+        "train.loss_chunk_tokens", "train.init_from", "train.device", "train.deterministic"})
     if (field.starts_with(prefix)) return true;
   return field.starts_with("model.mixer.") && field.ends_with(".strategy");
 }

@@ -11,6 +11,8 @@
 #include "launch/job.h"
 #include "launch/layers.h"
 #include "launch/verbs.h"
+#include "runtime/gpu.h"
+#include "runtime/host_copy.h"
 #include "runtime/io/atomic_file.h"
 
 namespace longship {
@@ -52,6 +54,7 @@ class PositionBuckets {
   std::vector<int64_t> counts_;
 };
 
+// `batch` and its losses on the host.
 void add_losses(const Batch& batch, const Tensor& losses_T, PositionBuckets& buckets) {
   const float* losses = losses_T.data<float>();
   const float* weights = batch.loss_weights_T.data<float>();
@@ -108,6 +111,7 @@ int run_eval(const EvalArguments& arguments) {
   const config::Run run =
       inference_config(checkpoint, arguments.overrides, job.world.size(),
                        arguments.context > 0 ? std::optional(arguments.context) : std::nullopt);
+  job.choose_device(run);
   Model model = make_model(job.ctx, run, job.world);
   std::shared_ptr<const TokenFile> tokens;
   run_together(job.world, "eval.open", [&] {
@@ -117,10 +121,11 @@ int run_eval(const EvalArguments& arguments) {
   const auto packing = std::make_shared<const Packing>(
       tokens->document_lengths(),
       PackingOptions{.context = run.train().context(), .mode = PackingMode::kBestFit, .seed = 0});
+  const Context host = host_context(job.ctx);
   const BatchBuilder builder(
       tokens, packing,
       {.layout = layout_of(run), .num_ranks = job.world.size(), .rank = job.world.rank()},
-      run.model().vocab_size(), job.ctx.memory);
+      run.model().vocab_size(), host.memory);
 
   PositionBuckets buckets(run.train().context());
   const int64_t num_samples = arguments.max_samples > 0
@@ -128,10 +133,9 @@ int run_eval(const EvalArguments& arguments) {
                                   : packing->num_samples();
   for (int64_t sample = 0; sample < num_samples; ++sample) {
     const Batch batch = builder.build(sample, 1);
-    add_losses(
-        batch,
-        model.transformer->token_losses(job.ctx, batch.tokens_T, batch.targets_T, batch.plan),
-        buckets);
+    const Tensor losses_T = model.transformer->token_losses(
+        job.ctx, upload(job.ctx, batch.tokens_T), upload(job.ctx, batch.targets_T), batch.plan);
+    add_losses(batch, losses_T.to(host.memory), buckets);
   }
   buckets.reduce(job.world);
 

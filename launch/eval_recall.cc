@@ -244,6 +244,7 @@ int run_eval_recall(const EvalArguments& arguments) {
   const RecallPlan plan = plan_of(arguments, trained_context, passkey, associative);
   const config::Run run =
       inference_config(checkpoint, arguments.overrides, job.world.size(), plan.longest());
+  job.choose_device(run);
   Model model = make_model(job.ctx, run, job.world);
   run_together(job.world, "recall.weights", [&] {
     read_weights(checkpoint, model.parameters, checkpoint.directory().string());

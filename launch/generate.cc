@@ -13,6 +13,8 @@
 #include "launch/layers.h"
 #include "launch/sampling.h"
 #include "launch/verbs.h"
+#include "runtime/gpu.h"
+#include "runtime/host_copy.h"
 
 namespace longship {
 namespace {
@@ -35,15 +37,16 @@ int32_t next_token(const Job& job, Model& model, Layout layout, const std::vecto
   const int64_t length = static_cast<int64_t>(text.size());
   const SequencePlan plan =
       SequencePlan::make({0, length}, layout, job.world.size(), job.world.rank());
-  const Tensor whole = Tensor::from<int32_t>(ctx.memory, {length}, text);
+  const Context host = host_context(ctx);
+  const Tensor whole = Tensor::from<int32_t>(host.memory, {length}, text);
   const Tensor hidden_TE =
-      model.transformer->hidden_states(ctx, plan.shard(ctx, whole), plan).value();
+      model.transformer->hidden_states(ctx, upload(ctx, plan.shard(host, whole)), plan).value();
   int64_t chosen = -1;
   for (const Segment& segment : plan.local_segments()) {
     if (segment.global_begin + segment.length != length) continue;
     const Tensor last_1E = hidden_TE.slice(0, segment.slot + segment.length - 1, 1);
-    chosen = sample_token(model.transformer->logits(ctx, last_1E).to(DType::kF32).reshape({-1}),
-                          sampling, index);
+    const Tensor logits_1V = model.transformer->logits(ctx, last_1E).to(host.memory);
+    chosen = sample_token(logits_1V.to(DType::kF32).reshape({-1}), sampling, index);
   }
   return static_cast<int32_t>(job.world.all_reduce_value("generate.token", chosen, ReduceOp::kMax));
 }
@@ -56,6 +59,7 @@ int run_generate(const GenerateArguments& arguments) {
       arguments.checkpoint, job.world, [&](const std::string& message) { job.say(message); });
   const config::Run run =
       inference_config(checkpoint, arguments.overrides, job.world.size(), std::nullopt);
+  job.choose_device(run);
   std::shared_ptr<const Tokenizer> tokenizer;
   std::string prompt;
   Model model = make_model(job.ctx, run, job.world);

@@ -20,6 +20,8 @@ config::Run inference_config(const Checkpoint& checkpoint, std::span<const std::
     for (config::Mixer& mixer : *run.mutable_model()->mutable_mixer())
       if (mixer.strategy() == "local") mixer.clear_strategy();
   }
+  // What was trained on GPUs may run where there is none.
+  if (run.train().device() == config::Train::CUDA) run.mutable_train()->clear_device();
   run.mutable_train()->set_global_batch(1);
   run.mutable_train()->set_micro_batch(1);
   if (context) run.mutable_train()->set_context(*context);

@@ -14,6 +14,10 @@ Recompute recompute_of(const config::Train& train) {
 
 }  // namespace
 
+DType compute_dtype(const config::Run& run) {
+  return run.train().precision() == config::Train::BF16 ? DType::kBF16 : DType::kF32;
+}
+
 Model make_model(Context& ctx, const config::Run& run, const Group& sp) {
   const config::Model& model = run.model();
   const TransformerShape shape{.vocab_size = model.vocab_size(),
@@ -27,13 +31,13 @@ Model make_model(Context& ctx, const config::Run& run, const Group& sp) {
                                .tied_embeddings = model.tied_embeddings(),
                                .recompute = recompute_of(run.train()),
                                .loss_chunk_tokens = run.train().loss_chunk_tokens()};
-  const DType compute = run.train().precision() == config::Train::BF16 ? DType::kBF16 : DType::kF32;
-  Model made{.parameters = ParameterList(ctx, compute, run.train().seed()), .transformer = nullptr};
-  made.transformer =
-      std::make_unique<Transformer>(shape,
-                                    make_mixer_factory(layer_descriptors(run), sp, layout_of(run),
-                                                       {.device = ctx.memory->device().kind}),
-                                    made.parameters);
+  Model made{.parameters = ParameterList(ctx, compute_dtype(run), run.train().seed()),
+             .transformer = nullptr};
+  const AttentionTarget target{.device = ctx.memory->device().kind,
+                               .deterministic = ctx.deterministic};
+  made.transformer = std::make_unique<Transformer>(
+      shape, make_mixer_factory(layer_descriptors(run), sp, layout_of(run), target),
+      made.parameters);
   if (run.optim().decay_all())
     for (Parameter& parameter : made.parameters.all()) parameter.decay = true;
   return made;

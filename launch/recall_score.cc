@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "runtime/gpu.h"
+#include "runtime/host_copy.h"
+
 namespace longship {
 namespace {
 
@@ -65,7 +68,8 @@ RecallBatch::RecallBatch(const Context& ctx, std::span<const RecallSample> of_ba
   }
   const Shape shape = {cu_seqlens.back()};
   plan = SequencePlan::make(std::move(cu_seqlens), layout, sp.size(), sp.rank());
-  tokens_T = plan.shard(ctx, Tensor::from<int32_t>(ctx.memory, shape, tokens));
+  const Context host = host_context(ctx);
+  tokens_T = upload(ctx, plan.shard(host, Tensor::from<int32_t>(host.memory, shape, tokens)));
 }
 
 std::vector<AnswerScore> score_answers(const Context& ctx, const Group& sp,
@@ -74,7 +78,8 @@ std::vector<AnswerScore> score_answers(const Context& ctx, const Group& sp,
   int64_t num_answers = 0;
   for (const RecallSample& sample : batch.samples) num_answers += std::ssize(sample.answers);
   // Of each answer: wrong tokens, and the sum of log-probabilities.
-  const Tensor sums = ctx.zeros({num_answers, 2}, DType::kF64);
+  const Context host = host_context(ctx);
+  const Tensor sums = host.zeros({num_answers, 2}, DType::kF64);
   double* sum = sums.data<double>();
   const std::vector<Prediction> predictions = local_predictions(batch);
   for (int64_t begin = 0; begin < std::ssize(predictions); begin += kRowsAtOnce) {
@@ -83,7 +88,7 @@ std::vector<AnswerScore> score_answers(const Context& ctx, const Group& sp,
     auto prediction = [&](int64_t i) { return predictions[static_cast<size_t>(begin + i)]; };
     for (int64_t i = 0; i < count; ++i)
       rows_NE.slice(0, i, 1).copy_from(hidden_TE.slice(0, prediction(i).row, 1));
-    const Tensor logits_NV = logits(rows_NE).to(DType::kF64).contiguous();
+    const Tensor logits_NV = logits(rows_NE).to(host.memory).to(DType::kF64).contiguous();
     const auto vocab_size = static_cast<size_t>(logits_NV.dim(1));
     for (int64_t i = 0; i < count; ++i) {
       const double* row = logits_NV.data<double>() + i * logits_NV.dim(1);

@@ -39,6 +39,7 @@ std::string run_header(const config::Run& run, const Job& job, const Mesh& mesh,
       "data      {}: {} documents, {} tokens ({}); {} packing, {} samples an epoch\n",
       tokens.path(), tokens.num_documents(), tokens.num_tokens(), tokens.tokenizer_description(),
       packing_mode_name(packing.options().mode), packing.num_samples());
+  text += fmt::format("device    {}\n", job.device);
   text +=
       fmt::format("ranks     {} = dp {} x sp {}; {} layout; {} thread{} a rank\n",
                   mesh.world.size(), mesh.dp.size(), mesh.sp.size(), layout_name(layout_of(run)),
@@ -53,10 +54,13 @@ std::string run_header(const config::Run& run, const Job& job, const Mesh& mesh,
       "memory    {} for weights and optimizer on each rank, plus gradients and "
       "activations{}\n",
       short_bytes(state_bytes), recomputation(train));
-  text += fmt::format("numerics  {}, deterministic: the same command gives the same bits",
-                      train.precision() == config::Train::BF16
-                          ? "bf16 compute with fp32 weights and sums"
-                          : "fp32");
+  const bool repeats = job.ctx.gpu == nullptr || job.ctx.deterministic;
+  text += fmt::format(
+      "numerics  {}, {}",
+      train.precision() == config::Train::BF16 ? "bf16 compute with fp32 weights and sums" : "fp32",
+      repeats ? "deterministic: the same command gives the same bits"
+              : "not deterministic: attention's backward adds in any order; "
+                "train.deterministic: true makes it slower and repeatable");
   return text;
 }
 

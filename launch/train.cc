@@ -7,15 +7,19 @@
 #include "launch/auto_strategy.h"
 #include "launch/checkpointing.h"
 #include "launch/config.h"
+#include "launch/device_peaks.h"
 #include "launch/job.h"
 #include "launch/layers.h"
 #include "launch/run_folder.h"
 #include "launch/run_header.h"
+#include "launch/step_batches.h"
+#include "launch/step_flops.h"
 #include "launch/stop_signal.h"
 #include "launch/train_step.h"
 #include "launch/validate.h"
 #include "launch/verbs.h"
 #include "optim/schedule.h"
+#include "runtime/host_copy.h"
 #include "runtime/io/atomic_file.h"
 #include "runtime/telemetry/metrics_jsonl.h"
 #include "runtime/telemetry/progress_line.h"
@@ -72,7 +76,8 @@ std::shared_ptr<const BatchBuilder> make_batch_builder(const Job& job, const con
   auto packing = std::make_shared<const Packing>(tokens->document_lengths(), options);
   const BatchSharding sharding{.layout = layout_of(run), .num_ranks = sp.size(), .rank = sp.rank()};
   return std::make_shared<const BatchBuilder>(std::move(tokens), std::move(packing), sharding,
-                                              run.model().vocab_size(), job.ctx.memory);
+                                              run.model().vocab_size(),
+                                              host_context(job.ctx).memory);
 }
 
 LearningRateSchedule make_schedule(const config::Run& run) {
@@ -88,6 +93,15 @@ LearningRateSchedule make_schedule(const config::Run& run) {
           .decay_steps = optim.decay_steps(),
           .decay = LearningRateSchedule::Decay::kOneMinusSqrt,
           .min_ratio = optim.min_ratio()};
+}
+
+// FLOP/s that the device of a rank reaches at best, if that is known.
+std::optional<double> peak_flops(const Job& job, const config::Run& run) {
+  if (run.telemetry().peak_tflops() > 0) return 1e12 * run.telemetry().peak_tflops();
+  const double peak = device_peaks(job.device).bf16_flops;
+  const bool is_known =
+      peak > 0 && job.ctx.gpu != nullptr && run.train().precision() == config::Train::BF16;
+  return is_known ? std::optional(peak) : std::nullopt;
 }
 
 // What rank 0 writes about each step.
@@ -123,6 +137,7 @@ int run_train(const TrainArguments& arguments) {
   validate(run, job.world.size(), arguments.config);
   resolve_automatic_values(run, job.world.size());
   job.mpi.set_timeout(run.parallel().timeout_s());
+  job.choose_device(run);
 
   const Mesh mesh = Mesh::make(job.world, run.parallel().dp(), run.parallel().sp());
   for (const std::string& line : choose_strategies(job.ctx, mesh, run)) job.say(line);
@@ -168,7 +183,9 @@ int run_train(const TrainArguments& arguments) {
                       .num_dp_ranks = mesh.dp.size(),
                       .dp_rank = mesh.dp.rank()},
                      run.data().prefetch());
+  StepBatches step_batches(job.ctx, loader, num_micro_batches);
   const LearningRateSchedule schedule = make_schedule(run);
+  const std::optional<double> peak = peak_flops(job, run);
   Telemetry telemetry(job, run, state.step);
   const int64_t first_step = state.step;
   int num_failed_saves = 0;
@@ -179,12 +196,16 @@ int run_train(const TrainArguments& arguments) {
     const double comm_wait_before = job.world.stats().wait_s, data_wait_before = loader.wait_s();
     job.ctx.memory->reset_peak();
 
-    std::vector<Batch> micro_batches;
-    for (int64_t i = 0; i < num_micro_batches; ++i) micro_batches.push_back(loader.next());
+    const std::vector<Batch> micro_batches = step_batches.take();
     const double rate = learning_rate(schedule, state.step);
-    const StepOutcome outcome =
-        train_step(job.ctx, model, optimizer, mesh, micro_batches,
-                   {.learning_rate = rate, .clip_norm = run.optim().clip_norm()});
+    double flops = 0;  // of this dp rank's batches
+    const auto meanwhile = [&] {
+      if (peak) flops = step_flops(run, model, micro_batches);
+      if (state.step + 1 < run.train().steps()) step_batches.prepare();
+    };
+    const StepOutcome outcome = train_step(
+        job.ctx, model, optimizer, mesh, micro_batches,
+        {.learning_rate = rate, .clip_norm = run.optim().clip_norm(), .meanwhile = meanwhile});
     state.step += 1;
     state.next_sample += run.train().global_batch();
     state.tokens_consumed += outcome.num_tokens;
@@ -192,6 +213,11 @@ int run_train(const TrainArguments& arguments) {
     const double step_s = seconds_since(begin);
     const double mean_step_s =
         seconds_since(loop_begin) / static_cast<double>(state.step - first_step);
+    std::optional<double> flops_per_s, mfu;
+    if (peak) {
+      flops_per_s = flops / mesh.sp.size() / step_s;
+      mfu = *flops_per_s / *peak;
+    }
     telemetry.report({.step = state.step,
                       .total_steps = run.train().steps(),
                       .loss = outcome.loss,
@@ -203,6 +229,10 @@ int run_train(const TrainArguments& arguments) {
                       .tokens_per_s = static_cast<double>(outcome.num_tokens) / step_s,
                       .live_memory_bytes = job.ctx.memory->live_bytes(),
                       .peak_memory_bytes = job.ctx.memory->peak_bytes(),
+                      .reserved_memory_bytes = job.ctx.memory->reserved_bytes(),
+                      .system_allocations = job.ctx.memory->num_system_allocations(),
+                      .flops_per_s = flops_per_s,
+                      .mfu = mfu,
                       .comm_wait_share = (job.world.stats().wait_s - comm_wait_before) / step_s,
                       .data_wait_share = (loader.wait_s() - data_wait_before) / step_s,
                       .eta_s = mean_step_s * static_cast<double>(run.train().steps() - state.step),

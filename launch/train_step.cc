@@ -5,24 +5,27 @@
 #include "optim/gradient_norm.h"
 #include "parallel/gradient_reduction.h"
 #include "runtime/autograd/tape.h"
+#include "runtime/host_copy.h"
 
 namespace longship {
 namespace {
 
+// On the host.
 double scalar(const Tensor& tensor) {
   return dispatch_floating(
       tensor.dtype(), [&](auto tag) { return static_cast<double>(*tensor.data<decltype(tag)>()); });
 }
 
-// Adds the gradient of sum(loss) / num_loss_tokens of one micro-batch; returns its sum of losses.
-double accumulate_gradients(Context& ctx, Model& model, const Batch& batch,
+// Adds the gradient of sum(loss) / num_loss_tokens of one micro-batch; returns its sum of losses,
+// on its way to the host.
+Tensor accumulate_gradients(Context& ctx, Model& model, const Batch& batch,
                             int64_t num_loss_tokens) {
   Tape tape;
   Context recording = ctx;
   recording.tape = &tape;
   const Variable loss = model.transformer->loss_sum(recording, batch.tokens_T, batch.targets_T,
                                                     batch.loss_weights_T, batch.plan);
-  const double sum = scalar(loss.value());
+  const Tensor sum = start_download(ctx, loss.value());
   tape.backward(recording, loss, 1.0 / static_cast<double>(num_loss_tokens));
   return sum;
 }
@@ -68,14 +71,19 @@ StepOutcome train_step(Context& ctx, Model& model, AdamW& optimizer, const Mesh&
                  .next = "raise train.global_batch, or check the prompts of the prepared data"});
 
   model.parameters.clear_gradients();
-  double loss_sum = 0;
+  std::vector<Tensor> losses;
   for (const Batch& batch : micro_batches)
-    loss_sum += accumulate_gradients(ctx, model, batch, outcome.num_loss_tokens);
+    losses.push_back(accumulate_gradients(ctx, model, batch, outcome.num_loss_tokens));
   all_reduce_gradients(ctx, model.parameters, mesh.world);
+  if (options.meanwhile) options.meanwhile();
+
+  // The norm is on the host when the GPU is done with all that is before it, the losses included.
+  outcome.grad_norm = gradient_norm(ctx, model.parameters);
+  double loss_sum = 0;
+  for (const Tensor& loss : losses) loss_sum += scalar(loss);
   loss_sum = mesh.world.all_reduce_value("train.loss", loss_sum, ReduceOp::kSum);
 
   outcome.loss = loss_sum / static_cast<double>(outcome.num_loss_tokens);
-  outcome.grad_norm = gradient_norm(ctx, model.parameters);
   if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm))
     explain_non_finite(
         ctx, model, mesh, micro_batches, outcome.num_loss_tokens,

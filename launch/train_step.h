@@ -2,6 +2,7 @@
 // over all ranks, the finite check, clipping, and the update.
 #pragma once
 
+#include <functional>
 #include <span>
 
 #include "data/batch.h"
@@ -14,6 +15,8 @@ namespace longship {
 struct StepOptions {
   double learning_rate = 0;
   double clip_norm = 0;  // 0: off
+  // Called once, when forward and backward are enqueued: a GPU works on them meanwhile.
+  std::function<void()> meanwhile = {};
 };
 
 struct StepOutcome {
@@ -27,6 +30,9 @@ struct StepOutcome {
 // before the forward: they do not depend on how the work is split. On a non-finite loss or gradient
 // throws Error(kNonFinite) naming the first bad tensor, with weights and optimizer state unchanged.
 // A step without any loss token throws Error(kCorrupt). Collective over mesh.world.
+//
+// The batches lie where the model does. The host waits for a GPU once, for loss and norm; when the
+// step returns, the update may still be under way there.
 StepOutcome train_step(Context& ctx, Model& model, AdamW& optimizer, const Mesh& mesh,
                        std::span<const Batch> micro_batches, const StepOptions& options);
 

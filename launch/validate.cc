@@ -143,6 +143,10 @@ std::vector<std::string> find_problems(const config::Run& run, int num_ranks) {
                    run.checkpoint().every_steps());
   problems.require(run.checkpoint().keep() >= 0, "checkpoint.keep must be 0 or more, is {}",
                    run.checkpoint().keep());
+  problems.require(
+      std::isfinite(run.telemetry().peak_tflops()) && run.telemetry().peak_tflops() >= 0,
+      "telemetry.peak_tflops must be 0 (by the GPU's name) or positive, is {}",
+      run.telemetry().peak_tflops());
   problems.require(run.telemetry().log_every() >= 1,
                    "telemetry.log_every must be at least 1, is {}", run.telemetry().log_every());
   return problems.take();

@@ -15,8 +15,7 @@ void rms_norm_forward_cpu(const Context& ctx, const RmsNormForward& op);
 
 struct RmsNormBackward {
   Tensor x_RD, weight_D, rstd_R, dy_RD;
-  Tensor dx_RD;     // filled; undefined: not wanted
-  Tensor other_RD;  // added to dx, and may be its memory; undefined: nothing
+  Tensor dx_RD;  // filled; undefined: not wanted
   bool wants_dweight = true;
   bool zero_centered = false;
 };

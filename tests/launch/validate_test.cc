@@ -63,6 +63,7 @@ TEST(Validate, FindsEachBrokenRule) {
   expect_problem({"optim.decay_steps=3"}, 1, "WSD");
   expect_problem({"optim.clip_norm=nan"}, 1, "clip_norm");
   expect_problem({"telemetry.log_every=0"}, 1, "log_every");
+  expect_problem({"telemetry.peak_tflops=-1"}, 1, "telemetry.peak_tflops");
   expect_problem({"checkpoint.keep=-1"}, 1, "keep");
 }
 
