@@ -1,9 +1,10 @@
 // Every attention backend of this machine in one table: time per token forward and backward, its
 // share of the larger of two floors (arithmetic at the FMA peak, memory at copy speed), the plain
 // recurrence's time over the forward's, and for the linear family how even the time per token is
-// from the shortest to the longest document. fp32, one rank.
+// from the shortest to the longest document: by the shortest of some rounds, and by their medians,
+// which agree where nothing else runs on the machine. fp32, one rank.
 //
-//   attention_bench [--quick] [--threads N] [--heads N] [--only NAME] [--json FILE]
+//   attention_bench [--quick] [--rounds N] [--threads N] [--heads N] [--only NAME] [--json FILE]
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -24,6 +25,7 @@ constexpr double kMostUneven = 1.10;
 
 struct Options {
   bool quick = false;
+  int num_rounds = 0;  // 0: what the mode takes
   int num_threads = 1;
   int64_t num_heads = 4;
   std::string only, json_path, command;
@@ -36,6 +38,7 @@ struct Row {
   double us_per_token;
   WorkAmount work;           // per token
   double recurrence_us = 0;  // per token; 0 where there is none
+  double median_us = 0;      // per token, over the rounds; 0 where there are none
 };
 
 class Table {
@@ -73,15 +76,28 @@ class Table {
                                 {"memory_floor_us", row.work.memory_us(limits_)},
                                 {"share_of_floor", floor_us / row.us_per_token}};
     if (row.recurrence_us > 0) line["recurrence_us_per_token"] = row.recurrence_us;
+    if (row.median_us > 0) line["median_us_per_token"] = row.median_us;
     write(std::move(line));
   }
 
-  void add_evenness(const std::string& backend, const char* pass, const std::vector<double>& us) {
-    const auto [shortest, longest] = std::minmax_element(us.begin(), us.end());
-    const double ratio = *longest / *shortest;
-    fmt::print("{:<14}{:<9}slowest over fastest length {:.2f}{}\n", backend, pass, ratio,
+  // `times`: by length.
+  void add_evenness(const std::string& backend, const char* pass,
+                    const std::vector<RoundTimes>& times) {
+    auto slowest_to_fastest = [&](double RoundTimes::*time_s) {
+      const auto [fastest, slowest] = std::minmax_element(
+          times.begin(), times.end(),
+          [&](const RoundTimes& a, const RoundTimes& b) { return a.*time_s < b.*time_s; });
+      return *slowest.*time_s / (*fastest.*time_s);
+    };
+    const double ratio = slowest_to_fastest(&RoundTimes::shortest_s),
+                 of_medians = slowest_to_fastest(&RoundTimes::median_s);
+    fmt::print("{:<14}{:<9}slowest over fastest length {:.2f}, by medians {:.2f}{}\n", backend,
+               pass, ratio, of_medians,
                ratio > kMostUneven ? fmt::format("  MORE THAN {:.2f}", kMostUneven) : "");
-    write({{"case", fmt::format("{}/{}/evenness", backend, pass)}, {"slowest_to_fastest", ratio}});
+    write({{"case", fmt::format("{}/{}/evenness", backend, pass)},
+           {"slowest_to_fastest", ratio},
+           {"slowest_to_fastest_by_medians", of_medians},
+           {"rounds", options_.num_rounds}});
   }
 
  private:
@@ -172,13 +188,14 @@ void run_linear(Context& ctx, const Options& options, Table& table, const Linear
     std::vector<std::function<void()>> runs;
     for (int64_t length : document_lengths)
       runs.push_back([&run, segments = c.documents(length)] { run(segments); });
-    std::vector<double> us = shortest_of_rounds_s(ctx.num_threads, options.quick ? 2 : 3, runs);
-    for (size_t i = 0; i < us.size(); ++i) {
-      us[i] *= 1e6 / static_cast<double>(T);
+    const std::vector<RoundTimes> times =
+        times_of_rounds(ctx.num_threads, options.num_rounds, runs);
+    const double us_per_token = 1e6 / static_cast<double>(T);
+    for (size_t i = 0; i < times.size(); ++i)
       table.add({backend.name, pass, document_lengths[i], options.num_heads, backend.K, backend.V,
-                 us[i], work, reference_us});
-    }
-    table.add_evenness(backend.name, pass, us);
+                 times[i].shortest_s * us_per_token, work, reference_us,
+                 times[i].median_s * us_per_token});
+    table.add_evenness(backend.name, pass, times);
   };
   measure("forward", c.forward_work(), recurrence_us,
           [&](std::span<const Segment> segments) { c.run_forward(ctx, segments); });
@@ -205,7 +222,10 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
   longship::Options options;
   CLI::App app("Speed of every attention backend against the floors of this machine");
-  app.add_flag("--quick", options.quick, "Up to 16384 tokens, few repetitions");
+  app.add_flag("--quick", options.quick, "Up to 16384 tokens, few repetitions of softmax");
+  app.add_option("--rounds", options.num_rounds,
+                 "Rounds of the linear family, every length once in each (9, or 3 if quick)")
+      ->check(CLI::PositiveNumber);
   app.add_option("--threads", options.num_threads, "Threads of the kernels")
       ->check(CLI::PositiveNumber);
   app.add_option("--heads", options.num_heads, "Value heads")->check(CLI::PositiveNumber);
@@ -213,5 +233,6 @@ int main(int argc, char** argv) {
   app.add_option("--json", options.json_path, "File for one JSON object per case");
   CLI11_PARSE(app, argc, argv);
   for (int i = 0; i < argc; ++i) options.command += (i > 0 ? " " : "") + std::string(argv[i]);
+  if (options.num_rounds == 0) options.num_rounds = options.quick ? 3 : 9;
   longship::run(options);
 }

@@ -32,19 +32,31 @@ double shortest_run_s(int num_threads, double budget_s, Run&& run) {
   return shortest_s;
 }
 
-// The shortest time of each of `runs` over as many rounds, in each of which all of them have their
-// turn: what slows the machine down for a while slows all of them. A first round is not counted.
-inline std::vector<double> shortest_of_rounds_s(int num_threads, int num_rounds,
-                                                const std::vector<std::function<void()>>& runs) {
-  std::vector<double> shortest_s(runs.size(), std::numeric_limits<double>::infinity());
+struct RoundTimes {
+  double shortest_s = 0;  // what the work takes where nothing disturbs it
+  double median_s = 0;    // far above the shortest on a machine that others use
+};
+
+// The times of each of `runs` over as many rounds, in each of which all of them have their turn:
+// what slows the machine down for a while slows all of them. Rounds begin with one run after the
+// other, so that none always has the same one's memory in the caches. A first round is not counted.
+inline std::vector<RoundTimes> times_of_rounds(int num_threads, int num_rounds,
+                                               const std::vector<std::function<void()>>& runs) {
+  std::vector<std::vector<double>> elapsed_s(runs.size());
   for (int round = -1; round < num_rounds; ++round)
-    for (size_t i = 0; i < runs.size(); ++i) {
+    for (size_t turn = 0; turn < runs.size(); ++turn) {
+      const size_t i = (turn + static_cast<size_t>(round + 1)) % runs.size();
       const double start = seconds_now(num_threads);
       runs[i]();
-      const double elapsed_s = seconds_now(num_threads) - start;
-      if (round >= 0) shortest_s[i] = std::min(shortest_s[i], elapsed_s);
+      if (round >= 0) elapsed_s[i].push_back(seconds_now(num_threads) - start);
     }
-  return shortest_s;
+  std::vector<RoundTimes> times;
+  for (std::vector<double>& of_run : elapsed_s) {
+    std::sort(of_run.begin(), of_run.end());
+    const size_t n = of_run.size();
+    times.push_back({of_run.front(), (of_run[(n - 1) / 2] + of_run[n / 2]) / 2});
+  }
+  return times;
 }
 
 }  // namespace longship
