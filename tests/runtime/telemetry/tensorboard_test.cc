@@ -95,15 +95,22 @@ TEST(TensorBoard, WritesEventsInTheFieldsOfTensorFlow) {
 TEST(TensorBoard, WritesAllMetricsOfAStepInOneEvent) {
   const TemporaryFolder folder;
   TensorBoard board(folder.path("tb"), 0);
-  board.append({.step = 3, .loss = 1.5, .grad_norm = 0.5, .validation_loss = 1.25});
+  board.append({.step = 3,
+                .loss = 1.5,
+                .grad_norm = 0.5,
+                .flops_per_s = 4e12,
+                .mfu = 0.5,
+                .validation_loss = 1.25});
   tensorboard::Event event;
   ASSERT_TRUE(event.ParseFromString(records_of(read(board.path())).back()));
   EXPECT_EQ(event.step(), 3);
   std::map<std::string, float> values;
   for (const auto& value : event.summary().value()) values[value.tag()] = value.simple_value();
-  EXPECT_EQ(values.size(), 11u);
+  EXPECT_EQ(values.size(), 15u);
   EXPECT_EQ(values.at("train/loss"), 1.5f);
   EXPECT_EQ(values.at("train/grad_norm"), 0.5f);
+  EXPECT_EQ(values.at("system/tflops_per_s"), 4.0f);
+  EXPECT_EQ(values.at("system/mfu"), 0.5f);
   EXPECT_EQ(values.at("validation/loss"), 1.25f);
 }
 
