@@ -4,7 +4,9 @@
 #include <cmath>
 #include <utility>
 
+#include "runtime/device_dispatch.h"
 #include "runtime/gpu.h"
+#include "runtime/ops/non_finite_cuda.h"
 
 namespace longship {
 
@@ -127,24 +129,44 @@ Variable record(Context& ctx, const char* op_name, Tensor output, std::unique_pt
   return record(ctx, op_name, std::vector<Tensor>{std::move(output)}, std::move(node), inputs)[0];
 }
 
-void check_finite(const Context& ctx, std::string_view what, const Tensor& tensor) {
-  if (!is_floating(tensor.dtype())) return;
-  if (!tensor.has_elements()) return;
-  const bool on_gpu = tensor.device().kind == DeviceKind::kCuda;
-  const Tensor packed = (on_gpu ? tensor.to(std::make_shared<Memory>()) : tensor).contiguous();
-  int64_t bad = -1;
-  double value = 0;
+namespace {
+
+// The index of the first NaN or infinity of a packed tensor, -1 if there is none.
+int64_t first_non_finite_cpu(const Tensor& packed) {
+  int64_t first = -1;
   dispatch_floating(packed.dtype(), [&](auto tag) {
     using T = decltype(tag);
     const T* data = packed.data<T>();
-    for (int64_t i = 0; i < packed.numel() && bad < 0; ++i) {
-      if (!std::isfinite(static_cast<Accumulator<T>>(data[i]))) {
-        bad = i;
-        value = static_cast<double>(data[i]);
-      }
-    }
+    for (int64_t i = 0; i < packed.numel() && first < 0; ++i)
+      if (!std::isfinite(static_cast<Accumulator<T>>(data[i]))) first = i;
   });
+  return first;
+}
+
+// The host waits for it.
+int64_t first_non_finite_cuda(const Tensor& packed) {
+  const Tensor first = Tensor::empty(packed.memory(), {1}, DType::kI64);
+  first.memory()->fill(first.address(), 0xff, first.num_bytes());
+  non_finite_cuda({.dtype = packed.dtype(),
+                   .num_elements = packed.numel(),
+                   .data = packed.address(),
+                   .first = reinterpret_cast<uint64_t*>(first.device_data<int64_t>())},
+                  first.memory()->stream()->handle());
+  return *first.to(std::make_shared<Memory>()).data<int64_t>();
+}
+
+}  // namespace
+
+void check_finite(const Context& ctx, std::string_view what, const Tensor& tensor) {
+  if (!is_floating(tensor.dtype())) return;
+  const Tensor packed = tensor.contiguous();
+  int64_t bad = -1;
+  dispatch_device(
+      packed, [&] { bad = first_non_finite_cpu(packed); },
+      [&] { bad = first_non_finite_cuda(packed); });
   if (bad < 0) return;
+  const Tensor element = packed.reshape({-1}).slice(0, bad, 1).to(DType::kF64);
+  const double value = *element.to(std::make_shared<Memory>()).data<double>();
   throw Error(ErrorCode::kNonFinite,
               {.what = fmt::format("{}{}{}", ctx.scope, ctx.scope.empty() ? "" : ": ", what),
                .expected = "finite values",

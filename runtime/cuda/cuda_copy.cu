@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <type_traits>
 
 #include "runtime/cuda/cuda_error.h"
@@ -23,23 +24,36 @@ __device__ To convert(From value) {
   }
 }
 
+struct Offsets {
+  int64_t to = 0, from = 0;
+};
+
+// Of the first element of a row. Divisions cost the most here: Index is of 32 bits if that will do.
+template <class Index>
+__device__ Offsets row_offsets(const CudaStridedCopy& copy, Index row) {
+  Offsets offsets;
+  for (int i = copy.num_axes - 2; i >= 0; --i) {
+    const auto extent = static_cast<Index>(copy.axes[i].extent);
+    const Index rest = row / extent;
+    const auto index = static_cast<int64_t>(row - rest * extent);
+    row = rest;
+    offsets.to += index * copy.axes[i].to_stride;
+    offsets.from += index * copy.axes[i].from_stride;
+  }
+  return offsets;
+}
+
 // Columns, the last axis, lie along the threads of a block, so that the divisions that find a row
 // are done once for many elements.
-template <class To, class From>
+template <class To, class From, class Index>
 __global__ void strided_copy_kernel(const __grid_constant__ CudaStridedCopy copy) {
   const CopyAxis columns = copy.axes[copy.num_axes - 1];
   const int64_t num_rows = copy.num_elements / columns.extent;
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; row < num_rows;
        row += static_cast<int64_t>(gridDim.x) * blockDim.y) {
-    int64_t rest = row, to_offset = 0, from_offset = 0;
-    for (int i = copy.num_axes - 2; i >= 0; --i) {
-      const int64_t index = rest % copy.axes[i].extent;
-      rest /= copy.axes[i].extent;
-      to_offset += index * copy.axes[i].to_stride;
-      from_offset += index * copy.axes[i].from_stride;
-    }
-    To* const to = static_cast<To*>(copy.to) + to_offset;
-    const From* const from = static_cast<const From*>(copy.from) + from_offset;
+    const Offsets offsets = row_offsets(copy, static_cast<Index>(row));
+    To* const to = static_cast<To*>(copy.to) + offsets.to;
+    const From* const from = static_cast<const From*>(copy.from) + offsets.from;
     for (int64_t column = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
          column < columns.extent; column += static_cast<int64_t>(gridDim.y) * blockDim.x)
       to[column * columns.to_stride] = convert<To>(from[column * columns.from_stride]);
@@ -58,7 +72,9 @@ void launch(const CudaStridedCopy& copy, StreamHandle stream) {
   const int64_t blocks_y =
       std::min<int64_t>((num_columns + block.x - 1) / block.x, 1 + kMostBlocks / blocks_x);
   const dim3 grid(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y));
-  strided_copy_kernel<To, From><<<grid, block, 0, stream>>>(copy);
+  const auto kernel = num_rows <= INT32_MAX ? strided_copy_kernel<To, From, uint32_t>
+                                            : strided_copy_kernel<To, From, uint64_t>;
+  kernel<<<grid, block, 0, stream>>>(copy);
   check_launch("strided_copy");
 }
 
@@ -71,6 +87,43 @@ void launch_from(const CudaStridedCopy& copy, StreamHandle stream) {
       return launch<To, __nv_bfloat16>(copy, stream);
     default:
       return launch<To, double>(copy, stream);
+  }
+}
+
+// Whether a copy of elements of `size` bytes can be made of words of `word` bytes.
+bool consists_of_words(const CudaStridedCopy& copy, int64_t size, int64_t word) {
+  const CopyAxis& columns = copy.axes[copy.num_axes - 1];
+  const bool is_aligned = reinterpret_cast<uintptr_t>(copy.to) % word == 0 &&
+                          reinterpret_cast<uintptr_t>(copy.from) % word == 0;
+  if (!is_aligned || !columns.is_run() || columns.extent * size % word != 0) return false;
+  return std::all_of(copy.axes, copy.axes + copy.num_axes - 1, [&](const CopyAxis& axis) {
+    return axis.to_stride * size % word == 0 && axis.from_stride * size % word == 0;
+  });
+}
+
+// Between equal dtypes: bytes, in the widest words that there are.
+void copy_words(CudaStridedCopy copy, StreamHandle stream) {
+  const int64_t size = dtype_size(copy.to_dtype);
+  int64_t word = size;
+  while (word < 16 && consists_of_words(copy, size, 2 * word)) word *= 2;
+  copy.num_elements = copy.num_elements * size / word;
+  CopyAxis* const columns = copy.axes + copy.num_axes - 1;
+  if (word > size) columns->extent = columns->extent * size / word;
+  for (CopyAxis* axis = copy.axes; axis < columns; ++axis) {
+    axis->to_stride = axis->to_stride * size / word;
+    axis->from_stride = axis->from_stride * size / word;
+  }
+  switch (word) {
+    case 1:
+      return launch<uint8_t, uint8_t>(copy, stream);
+    case 2:
+      return launch<uint16_t, uint16_t>(copy, stream);
+    case 4:
+      return launch<uint32_t, uint32_t>(copy, stream);
+    case 8:
+      return launch<uint64_t, uint64_t>(copy, stream);
+    default:
+      return launch<uint4, uint4>(copy, stream);
   }
 }
 
@@ -92,19 +145,14 @@ void enqueue_row_copy(const RowCopy& copy, StreamHandle stream) {
 void enqueue_strided_copy(const CudaStridedCopy& copy, StreamHandle stream) {
   CudaStridedCopy nested = copy;
   if (nested.num_axes == 0) nested.axes[nested.num_axes++] = CopyAxis{1, 1, 1};
+  if (nested.to_dtype == nested.from_dtype) return copy_words(nested, stream);
   switch (nested.to_dtype) {
     case DType::kF32:
       return launch_from<float>(nested, stream);
     case DType::kBF16:
       return launch_from<__nv_bfloat16>(nested, stream);
-    case DType::kF64:
+    default:
       return launch_from<double>(nested, stream);
-    case DType::kI32:
-      return launch<int32_t, int32_t>(nested, stream);
-    case DType::kI64:
-      return launch<int64_t, int64_t>(nested, stream);
-    case DType::kU8:
-      return launch<uint8_t, uint8_t>(nested, stream);
   }
 }
 

@@ -9,44 +9,6 @@
 
 namespace longship {
 
-// kSize elements from `from`, in fp32: 1, or a multiple of what Vector16<T> holds where the address
-// is a multiple of 16. Memory that the kernel also writes may be read.
-template <class T, int kSize>
-__device__ void load_elements(const T* from, float (&values)[kSize]) {
-  if constexpr (kSize == 1) {
-    values[0] = to_float(*from);
-  } else {
-    using Vector = Vector16<T>;
-    constexpr int kVectors = kSize / Vector::kSize;
-    Vector vectors[kVectors];
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) vectors[i].words = reinterpret_cast<const uint4*>(from)[i];
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      float part[Vector::kSize];
-      vectors[i].unpack(part);
-#pragma unroll
-      for (int j = 0; j < Vector::kSize; ++j) values[i * Vector::kSize + j] = part[j];
-    }
-  }
-}
-
-template <class T, int kSize>
-__device__ void store_elements(const float (&values)[kSize], T* to) {
-  if constexpr (kSize == 1) {
-    *to = from_float<T>(values[0]);
-  } else {
-    using Vector = Vector16<T>;
-#pragma unroll
-    for (int i = 0; i < kSize / Vector::kSize; ++i) {
-      float part[Vector::kSize];
-#pragma unroll
-      for (int j = 0; j < Vector::kSize; ++j) part[j] = values[i * Vector::kSize + j];
-      Vector::pack(part).store(to + i * Vector::kSize);
-    }
-  }
-}
-
 // What load_elements() and store_elements() of 8 need.
 inline constexpr int kLaneElements = 8;
 inline bool has_whole_lanes(int64_t row_length, std::initializer_list<const void*> addresses) {

@@ -74,6 +74,54 @@ struct Vector16 {
   }
 };
 
+// kSize elements from `from`, in fp32: 1, or a multiple of what Vector16<T> holds where the address
+// is a multiple of 16. Memory that the kernel also writes may be read.
+template <class T, int kSize>
+__device__ void load_elements(const T* from, float (&values)[kSize]) {
+  if constexpr (kSize == 1) {
+    values[0] = to_float(*from);
+  } else {
+    using Vector = Vector16<T>;
+    constexpr int kVectors = kSize / Vector::kSize;
+    Vector vectors[kVectors];
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) vectors[i].words = reinterpret_cast<const uint4*>(from)[i];
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      float part[Vector::kSize];
+      vectors[i].unpack(part);
+#pragma unroll
+      for (int j = 0; j < Vector::kSize; ++j) values[i * Vector::kSize + j] = part[j];
+    }
+  }
+}
+
+template <class T, int kSize>
+__device__ void store_elements(const float (&values)[kSize], T* to) {
+  if constexpr (kSize == 1) {
+    *to = from_float<T>(values[0]);
+  } else {
+    using Vector = Vector16<T>;
+#pragma unroll
+    for (int i = 0; i < kSize / Vector::kSize; ++i) {
+      float part[Vector::kSize];
+#pragma unroll
+      for (int j = 0; j < Vector::kSize; ++j) part[j] = values[i * Vector::kSize + j];
+      Vector::pack(part).store(to + i * Vector::kSize);
+    }
+  }
+}
+
+// to[i] += values[i], where load_elements() and store_elements() may be used.
+template <int kSize>
+__device__ void add_elements_to(float* to, const float (&values)[kSize]) {
+  float sums[kSize];
+  load_elements(to, sums);
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) sums[i] += values[i];
+  store_elements(sums, to);
+}
+
 inline bool is_vector_aligned(const void* address) {
   return reinterpret_cast<uintptr_t>(address) % 16 == 0;
 }

@@ -5,8 +5,10 @@
 #include "runtime/ops/column_sums_cuda.h"
 #include "runtime/ops/cross_entropy_rows_cuda.h"
 #include "runtime/ops/elementwise_cuda.h"
+#include "runtime/ops/embedding_cuda.h"
 #include "runtime/ops/fill_cuda.h"
 #include "runtime/ops/merge_partials_cuda.h"
+#include "runtime/ops/non_finite_cuda.h"
 #include "runtime/ops/rms_norm_cuda.h"
 #include "runtime/ops/rope_cuda.h"
 #include "runtime/ops/sink_logit_cuda.h"
@@ -46,6 +48,15 @@ void swiglu_forward_cuda(const ElementwiseCuda&, StreamHandle) {
 }
 void swiglu_backward_cuda(const ElementwiseCuda&, StreamHandle) {
   refuse("swiglu");
+}
+void embedding_forward_cuda(const EmbeddingForwardCuda&, StreamHandle) {
+  refuse("embedding");
+}
+void embedding_backward_cuda(const EmbeddingBackwardCuda&, StreamHandle) {
+  refuse("embedding");
+}
+void non_finite_cuda(const NonFiniteCuda&, StreamHandle) {
+  refuse("check_finite");
 }
 
 void column_sums_cuda(const ColumnSumsCuda&, StreamHandle) {

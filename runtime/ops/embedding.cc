@@ -6,6 +6,9 @@
 #include <cstring>
 #include <vector>
 
+#include "runtime/device_dispatch.h"
+#include "runtime/gpu.h"
+#include "runtime/ops/embedding_cuda.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {
@@ -61,6 +64,46 @@ void add_bucket(const TokensById& sorted, const Bucket& bucket, const T* dy, int
   }
 }
 
+void add_rows_cpu(const Context& ctx, const Tensor& ids_T, const Tensor& dy_TE,
+                  const Tensor& dtable_VE) {
+  const int64_t E = dy_TE.dim(1);
+  const TokensById sorted = sort_tokens(ids_T.data<int32_t>(), dy_TE.dim(0), dtable_VE.dim(0));
+  const int64_t num_parts = (E + kColumns - 1) / kColumns;
+  dispatch_floating(dy_TE.dtype(), [&](auto tag) {
+    using T = decltype(tag);
+    using A = Accumulator<T>;
+    const T* dy = dy_TE.data<T>();
+    A* dtable = dtable_VE.data<A>();
+    const int64_t num_items = static_cast<int64_t>(sorted.buckets.size()) * num_parts;
+    parallel_for_dynamic(ctx, num_items, [&](int64_t item) {
+      const int64_t column = item % num_parts * kColumns;
+      add_bucket(sorted, sorted.buckets[static_cast<size_t>(item / num_parts)], dy, E, column,
+                 std::min(kColumns, E - column), dtable);
+    });
+  });
+}
+
+void add_rows_cuda(const Context& ctx, const Tensor& ids_T, const Tensor& dy_TE,
+                   const Tensor& dtable_VE) {
+  const int64_t T = dy_TE.dim(0), E = dy_TE.dim(1);
+  LONGSHIP_CHECK(T < int64_t{1} << 31, "embedding of {} tokens on one GPU", T);
+  const Tensor sorted_4T = ctx.empty({4, T}, DType::kI32);
+  const Tensor partials_2CE = ctx.empty({2, embedding_num_chunks(T), E}, DType::kF32);
+  const Tensor sort_scratch = ctx.empty({embedding_sort_bytes(T)}, DType::kU8);
+  if (!dy_TE.has_elements()) return;
+  embedding_backward_cuda({.dtype = dy_TE.dtype(),
+                           .num_ids = dtable_VE.dim(0),
+                           .num_tokens = T,
+                           .num_features = E,
+                           .ids_T = ids_T.device_data<int32_t>(),
+                           .dy_TE = dy_TE.address(),
+                           .dtable_VE = dtable_VE.device_data<float>(),
+                           .sorted_4T = sorted_4T.device_data<int32_t>(),
+                           .partials_2CE = partials_2CE.device_data<float>(),
+                           .sort_scratch = sort_scratch.address()},
+                          compute_stream(ctx));
+}
+
 struct EmbeddingNode final : Node {
   struct Saved {
     Tensor ids_T;
@@ -70,23 +113,12 @@ struct EmbeddingNode final : Node {
 
   void backward(Context& ctx) override {
     const Tensor dy_TE = grad_output(ctx).contiguous();
-    const int64_t V = input(0)->shape()[0];
-    const int64_t E = dy_TE.dim(1);
-    const TokensById sorted = sort_tokens(saved.ids_T.data<int32_t>(), dy_TE.dim(0), V);
-    const int64_t num_parts = (E + kColumns - 1) / kColumns;
     const Tensor dtable_VE = input(0)->accumulate_into(ctx);
-    dispatch_floating(dy_TE.dtype(), [&](auto tag) {
-      using T = decltype(tag);
-      using A = Accumulator<T>;
-      const T* dy = dy_TE.data<T>();
-      A* dtable = dtable_VE.data<A>();
-      const int64_t num_items = static_cast<int64_t>(sorted.buckets.size()) * num_parts;
-      parallel_for_dynamic(ctx, num_items, [&](int64_t item) {
-        const int64_t column = item % num_parts * kColumns;
-        add_bucket(sorted, sorted.buckets[static_cast<size_t>(item / num_parts)], dy, E, column,
-                   std::min(kColumns, E - column), dtable);
-      });
-    });
+    if (dy_TE.device().kind == DeviceKind::kCpu) {
+      add_rows_cpu(ctx, saved.ids_T, dy_TE, dtable_VE);
+    } else {
+      add_rows_cuda(ctx, saved.ids_T, dy_TE, dtable_VE);
+    }
   }
 
   void visit_saved(const SavedVisitor& visit) override { visit("ids_T", saved.ids_T); }
@@ -106,25 +138,43 @@ void check_ids(const Context& ctx, const Tensor& ids_T, int64_t V) {
   }
 }
 
+void forward_cpu(const Context& ctx, const Tensor& table_VE, const Tensor& ids_T,
+                 const Tensor& y_TE) {
+  check_ids(ctx, ids_T, table_VE.dim(0));
+  const int32_t* ids = ids_T.data<int32_t>();
+  const int64_t row_bytes = y_TE.dim(1) * dtype_size(y_TE.dtype());
+  const int64_t grain = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, row_bytes));
+  parallel_for(ctx, y_TE.dim(0), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      std::memcpy(y_TE.raw() + t * row_bytes, table_VE.raw() + ids[t] * row_bytes,
+                  static_cast<size_t>(row_bytes));
+  });
+}
+
+void forward_cuda(const Context& ctx, const Tensor& table_VE, const Tensor& ids_T,
+                  const Tensor& y_TE) {
+  embedding_forward_cuda({.dtype = y_TE.dtype(),
+                          .num_ids = table_VE.dim(0),
+                          .num_tokens = y_TE.dim(0),
+                          .num_features = y_TE.dim(1),
+                          .ids_T = ids_T.device_data<int32_t>(),
+                          .table_VE = table_VE.address(),
+                          .y_TE = y_TE.address()},
+                         compute_stream(ctx));
+}
+
 }  // namespace
 
 Variable embedding(Context& ctx, const Variable& table_VE, const Tensor& ids_T) {
   LONGSHIP_CHECK(table_VE.value().rank() == 2 && ids_T.rank() == 1, "embedding of {} with ids {}",
                  shape_string(table_VE.shape()), shape_string(ids_T.shape()));
-  const int64_t V = table_VE.dim(0);
-  const int64_t E = table_VE.dim(1);
   const Tensor ids = ids_T.contiguous();
-  check_ids(ctx, ids, V);
   const Tensor table = table_VE.value().contiguous();
-  const int64_t T = ids.numel();
-  const Tensor y_TE = ctx.empty({T, E}, table.dtype());
-  const int64_t row_bytes = E * dtype_size(table.dtype());
-  const int64_t grain = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, row_bytes));
-  parallel_for(ctx, T, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t)
-      std::memcpy(y_TE.raw() + t * row_bytes, table.raw() + ids.data<int32_t>()[t] * row_bytes,
-                  static_cast<size_t>(row_bytes));
-  });
+  const Tensor y_TE = ctx.empty({ids.numel(), table.dim(1)}, table.dtype());
+  require_one_device("embedding", {&table, &ids, &y_TE});
+  dispatch_device(
+      y_TE, [&] { forward_cpu(ctx, table, ids, y_TE); },
+      [&] { forward_cuda(ctx, table, ids, y_TE); });
   std::unique_ptr<EmbeddingNode> node;
   if (is_recording(ctx, {&table_VE})) {
     node = std::make_unique<EmbeddingNode>();

@@ -36,11 +36,17 @@ struct RmsNormNode final : Node {
 
   void backward(Context& ctx) override {
     const Tensor dy_RD = grad_output(ctx).contiguous();
-    const Tensor dx_RD = input(0) ? ctx.empty(dy_RD.shape(), dy_RD.dtype()) : Tensor();
+    Gradient::Update dx;
+    const bool adds_in_pass = input(0) && input(0)->dtype() == dy_RD.dtype();
+    if (adds_in_pass) {
+      dx = input(0)->begin_update(ctx);
+    } else if (input(0)) {
+      dx.after = ctx.empty(dy_RD.shape(), dy_RD.dtype());
+    }
     const Tensor dweight_D = dy_RD.device().kind == DeviceKind::kCpu
-                                 ? backward_cpu(ctx, dy_RD, dx_RD)
-                                 : backward_cuda(ctx, dy_RD, dx_RD);
-    if (input(0)) input(0)->add(ctx, dx_RD);
+                                 ? backward_cpu(ctx, dy_RD, dx)
+                                 : backward_cuda(ctx, dy_RD, dx);
+    if (input(0) && !adds_in_pass) input(0)->add(ctx, dx.after);
     if (input(1)) input(1)->add(ctx, dweight_D);
   }
 
@@ -51,13 +57,19 @@ struct RmsNormNode final : Node {
   }
 
  private:
-  // Both fill dx and return dweight.
-  Tensor backward_cpu(const Context& ctx, const Tensor& dy_RD, const Tensor& dx_RD) const {
-    return rms_norm_backward_cpu(ctx, {saved.x_RD, saved.weight_D, saved.rstd_R, dy_RD, dx_RD,
-                                       input(1) != nullptr, zero_centered});
+  // Both fill dx.after and return dweight.
+  Tensor backward_cpu(const Context& ctx, const Tensor& dy_RD, const Gradient::Update& dx) const {
+    return rms_norm_backward_cpu(ctx, {.x_RD = saved.x_RD,
+                                       .weight_D = saved.weight_D,
+                                       .rstd_R = saved.rstd_R,
+                                       .dy_RD = dy_RD,
+                                       .dx_RD = dx.after,
+                                       .other_RD = dx.before,
+                                       .wants_dweight = input(1) != nullptr,
+                                       .zero_centered = zero_centered});
   }
 
-  Tensor backward_cuda(const Context& ctx, const Tensor& dy_RD, const Tensor& dx_RD) const {
+  Tensor backward_cuda(const Context& ctx, const Tensor& dy_RD, const Gradient::Update& dx) const {
     const int64_t R = num_rows(dy_RD), D = dy_RD.dim(-1);
     Tensor dweight_D, partials_BD;
     if (input(1)) {
@@ -73,7 +85,8 @@ struct RmsNormNode final : Node {
                             .weight_D = saved.weight_D.address(),
                             .rstd_R = saved.rstd_R.device_data<float>(),
                             .dy_RD = dy_RD.address(),
-                            .dx_RD = input(0) ? dx_RD.address() : nullptr,
+                            .other_RD = dx.before.defined() ? dx.before.address() : nullptr,
+                            .dx_RD = dx.after.defined() ? dx.after.address() : nullptr,
                             .dweight_D = input(1) ? dweight_D.device_data<float>() : nullptr,
                             .partials_BD = input(1) ? partials_BD.device_data<float>() : nullptr},
                            compute_stream(ctx));

@@ -13,17 +13,25 @@ int64_t num_rows(const Tensor& x) {
   return x.numel() / x.dim(-1);
 }
 
-// dx = rstd * (w dy - xhat * mean(w dy xhat)),  xhat = x rstd,  w = weight + shift
+// dx = rstd * (w dy - xhat * mean(w dy xhat)) + other,  xhat = x rstd,  w = weight + shift
 template <class T, class A>
-void input_gradient(int64_t D, const T* x, const T* weight, A shift, const T* dy, A rstd, T* dx) {
+void input_gradient(int64_t D, const T* x, const T* weight, A shift, const T* dy, A rstd,
+                    const T* other, T* dx) {
   const A dot = interleaved_sum<A>(D, [&](int64_t d) {
     return static_cast<A>(dy[d]) * (static_cast<A>(weight[d]) + shift) * static_cast<A>(x[d]);
   });
   const A c = dot * rstd * rstd / static_cast<A>(D);
+  auto gradient = [&](int64_t d) {
+    return rstd *
+           (static_cast<A>(dy[d]) * (static_cast<A>(weight[d]) + shift) - c * static_cast<A>(x[d]));
+  };
+  if (other == nullptr) {
 #pragma GCC ivdep
-  for (int64_t d = 0; d < D; ++d)
-    dx[d] = static_cast<T>(rstd * (static_cast<A>(dy[d]) * (static_cast<A>(weight[d]) + shift) -
-                                   c * static_cast<A>(x[d])));
+    for (int64_t d = 0; d < D; ++d) dx[d] = static_cast<T>(gradient(d));
+  } else {
+#pragma GCC ivdep
+    for (int64_t d = 0; d < D; ++d) dx[d] = static_cast<T>(static_cast<A>(other[d]) + gradient(d));
+  }
 }
 
 // dweight += dy xhat
@@ -44,6 +52,7 @@ Tensor backward(const Context& ctx, const RmsNormBackward& op) {
     const A rstd = op.rstd_R.data<A>()[r];
     if (op.dx_RD.defined())
       input_gradient<T, A>(D, x, op.weight_D.data<T>(), op.zero_centered ? 1 : 0, dy, rstd,
+                           op.other_RD.defined() ? op.other_RD.data<T>() + r * D : nullptr,
                            op.dx_RD.data<T>() + r * D);
     if (op.wants_dweight) add_weight_gradient(D, x, dy, rstd, dweight);
   });

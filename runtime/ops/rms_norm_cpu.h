@@ -15,7 +15,8 @@ void rms_norm_forward_cpu(const Context& ctx, const RmsNormForward& op);
 
 struct RmsNormBackward {
   Tensor x_RD, weight_D, rstd_R, dy_RD;
-  Tensor dx_RD;  // filled; undefined: not wanted
+  Tensor dx_RD;     // filled; undefined: not wanted
+  Tensor other_RD;  // added to dx, and may be its memory; undefined: nothing
   bool wants_dweight = true;
   bool zero_centered = false;
 };

@@ -13,7 +13,7 @@ namespace longship {
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr int kWideThreads = 256;
+constexpr int kColumnThreads = 256;
 constexpr int kSharedRowThreads = 512;  // of a block that holds several rows
 
 // This thread's part of a row; zeros beyond the row, and where there is no such row.
@@ -87,9 +87,9 @@ __global__ void __launch_bounds__(kMostThreads)
   }
 }
 
-// With w = weight + shift: dx = rstd (w dy - xhat mean(w dy xhat)) and partials[block] = sum over
-// its rows of dy xhat, with xhat = x rstd.
-template <class T, int kVectors>
+// With w = weight + shift: dx = rstd (w dy - xhat mean(w dy xhat)) + other, if kAdds, and
+// partials[block] = sum over its rows of dy xhat, with xhat = x rstd.
+template <class T, int kVectors, bool kAdds>
 __global__ void __launch_bounds__(kMostThreads)
     backward_kernel(const __grid_constant__ RmsNormBackwardCuda op, int threads_per_row) {
   using Vector = Vector16<T>;
@@ -147,6 +147,15 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll
       for (int j = 0; j < kSize; ++j)
         values[j] = rstd * (gradient[j] * (scale[j] + op.shift) - c * values[j]);
+      if constexpr (kAdds) {
+        // Loaded this late because registers would not do.
+        Vector other;
+        if (feature < D)
+          other = Vector::load_mutable(static_cast<const T*>(op.other_RD) + row * D + feature);
+        other.unpack(gradient);
+#pragma unroll
+        for (int j = 0; j < kSize; ++j) values[j] += gradient[j];
+      }
       if (feature < D) Vector::pack(values).store(dx + feature);
     }
   }
@@ -157,10 +166,7 @@ __global__ void __launch_bounds__(kMostThreads)
     const int feature = (i * threads_per_row + lane) * kSize;
     if (feature >= D) continue;
     float* const to = rows_per_block == 1 ? partial + feature : sums + group * D + feature;
-#pragma unroll
-    for (int j = 0; j < kSize; j += 4)
-      *reinterpret_cast<float4*>(to + j) =
-          make_float4(dweight[i][j], dweight[i][j + 1], dweight[i][j + 2], dweight[i][j + 3]);
+    store_elements(dweight[i], to);
   }
   if (rows_per_block == 1) return;
   __syncthreads();
@@ -172,58 +178,95 @@ __global__ void __launch_bounds__(kMostThreads)
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(kWideThreads)
+// A block a row. Its second read finds the row in the cache: few blocks of many threads run at a
+// time.
+template <class T, int kSize>
+__global__ void __launch_bounds__(kMostThreads)
     wide_forward_kernel(const __grid_constant__ RmsNormForwardCuda op) {
   __shared__ float scratch[2][32];
   const int64_t D = op.num_features;
+  const int64_t first = int64_t{threadIdx.x} * kSize, step = int64_t{blockDim.x} * kSize;
   const T* const weight = static_cast<const T*>(op.weight_D);
   int parity = 0;
   for (int64_t row = blockIdx.x; row < op.num_rows; row += gridDim.x) {
     const T* const x = static_cast<const T*>(op.x_RD) + row * D;
     T* const y = static_cast<T*>(op.y_RD) + row * D;
     float square = 0;
-    for (int64_t d = threadIdx.x; d < D; d += kWideThreads)
-      square += to_float(x[d]) * to_float(x[d]);
-    square = row_sum(square, kWideThreads, scratch, parity);
+#pragma unroll 4
+    for (int64_t d = first; d < D; d += step) {
+      float values[kSize];
+      load_elements(x + d, values);
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) square += values[j] * values[j];
+    }
+    square = row_sum(square, static_cast<int>(blockDim.x), scratch, parity);
     parity ^= 1;
     const float rstd = 1.0f / sqrtf(square / static_cast<float>(D) + op.eps);
     if (threadIdx.x == 0) op.rstd_R[row] = rstd;
-    for (int64_t d = threadIdx.x; d < D; d += kWideThreads)
-      y[d] = from_float<T>(to_float(x[d]) * rstd * (to_float(weight[d]) + op.shift));
+#pragma unroll 2
+    for (int64_t d = first; d < D; d += step) {
+      float values[kSize], scale[kSize];
+      load_elements(x + d, values);
+      load_elements(weight + d, scale);
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) values[j] = values[j] * rstd * (scale[j] + op.shift);
+      store_elements(values, y + d);
+    }
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(kWideThreads)
+template <class T, int kSize>
+__global__ void __launch_bounds__(kMostThreads)
     wide_input_gradient_kernel(const __grid_constant__ RmsNormBackwardCuda op) {
   __shared__ float scratch[2][32];
   const int64_t D = op.num_features;
+  const int64_t first = int64_t{threadIdx.x} * kSize, step = int64_t{blockDim.x} * kSize;
   const T* const weight = static_cast<const T*>(op.weight_D);
   int parity = 0;
   for (int64_t row = blockIdx.x; row < op.num_rows; row += gridDim.x) {
     const T* const x = static_cast<const T*>(op.x_RD) + row * D;
     const T* const dy = static_cast<const T*>(op.dy_RD) + row * D;
     T* const dx = static_cast<T*>(op.dx_RD) + row * D;
+    const T* const other =
+        op.other_RD == nullptr ? nullptr : static_cast<const T*>(op.other_RD) + row * D;
+    float values[kSize], gradient[kSize], scale[kSize];
     float dot = 0;
-    for (int64_t d = threadIdx.x; d < D; d += kWideThreads)
-      dot += to_float(dy[d]) * (to_float(weight[d]) + op.shift) * to_float(x[d]);
-    dot = row_sum(dot, kWideThreads, scratch, parity);
+#pragma unroll 2
+    for (int64_t d = first; d < D; d += step) {
+      load_elements(x + d, values);
+      load_elements(dy + d, gradient);
+      load_elements(weight + d, scale);
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) dot += gradient[j] * (scale[j] + op.shift) * values[j];
+    }
+    dot = row_sum(dot, static_cast<int>(blockDim.x), scratch, parity);
     parity ^= 1;
     const float rstd = op.rstd_R[row];
     const float c = dot * rstd * rstd / static_cast<float>(D);
-    for (int64_t d = threadIdx.x; d < D; d += kWideThreads)
-      dx[d] = from_float<T>(
-          rstd * (to_float(dy[d]) * (to_float(weight[d]) + op.shift) - c * to_float(x[d])));
+#pragma unroll 2
+    for (int64_t d = first; d < D; d += step) {
+      load_elements(x + d, values);
+      load_elements(dy + d, gradient);
+      load_elements(weight + d, scale);
+#pragma unroll
+      for (int j = 0; j < kSize; ++j)
+        values[j] = rstd * (gradient[j] * (scale[j] + op.shift) - c * values[j]);
+      if (other != nullptr) {
+        load_elements(other + d, gradient);
+#pragma unroll
+        for (int j = 0; j < kSize; ++j) values[j] += gradient[j];
+      }
+      store_elements(values, dx + d);
+    }
   }
 }
 
 // Block (f, b): 256 features, of the rows of partial sum b.
 template <class T>
-__global__ void __launch_bounds__(kWideThreads)
+__global__ void __launch_bounds__(kColumnThreads)
     wide_weight_gradient_kernel(const __grid_constant__ RmsNormBackwardCuda op) {
   const int64_t D = op.num_features;
-  const int64_t d = int64_t{blockIdx.x} * kWideThreads + threadIdx.x;
+  const int64_t d = int64_t{blockIdx.x} * kColumnThreads + threadIdx.x;
   if (d >= D) return;
   const T* const x = static_cast<const T*>(op.x_RD);
   const T* const dy = static_cast<const T*>(op.dy_RD);
@@ -259,6 +302,19 @@ unsigned feature_blocks(int64_t num_features, int64_t width) {
   return static_cast<unsigned>((num_features + width - 1) / width);
 }
 
+// By vectors, if rows consist of them and are aligned, or else by elements.
+template <class Op>
+void launch_wide(const Op& op, bool aligned, void (*by_vectors)(Op), void (*by_elements)(Op),
+                 StreamHandle stream) {
+  const int64_t vector_size = 16 / dtype_size(op.dtype);
+  const bool has_vectors = aligned && op.num_features % vector_size == 0;
+  const int64_t items = has_vectors ? op.num_features / vector_size : op.num_features;
+  unsigned threads = 32;
+  while (threads < kMostThreads && threads < items) threads *= 2;
+  const auto kernel = has_vectors ? by_vectors : by_elements;
+  kernel<<<row_blocks(op.num_rows), threads, 0, stream>>>(op);
+}
+
 template <class T>
 void forward(const RmsNormForwardCuda& op, StreamHandle stream) {
   const RowGroups groups = row_groups(op.dtype, op.num_rows, op.num_features);
@@ -267,7 +323,8 @@ void forward(const RmsNormForwardCuda& op, StreamHandle stream) {
   const bool aligned =
       is_vector_aligned(op.x_RD) && is_vector_aligned(op.weight_D) && is_vector_aligned(op.y_RD);
   if (!aligned || groups.vectors_per_thread == 0) {
-    wide_forward_kernel<T><<<row_blocks(op.num_rows), kWideThreads, 0, stream>>>(op);
+    launch_wide(op, aligned, wide_forward_kernel<T, Vector16<T>::kSize>, wide_forward_kernel<T, 1>,
+                stream);
   } else if (groups.vectors_per_thread == 1) {
     forward_kernel<T, 1><<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
   } else {
@@ -282,18 +339,22 @@ void backward(const RmsNormBackwardCuda& op, StreamHandle stream) {
   const auto blocks = static_cast<unsigned>(groups.num_blocks);
   const auto threads = static_cast<unsigned>(groups.block_threads());
   const bool aligned = is_vector_aligned(op.x_RD) && is_vector_aligned(op.weight_D) &&
-                       is_vector_aligned(op.dy_RD) && is_vector_aligned(op.dx_RD);
+                       is_vector_aligned(op.dy_RD) && is_vector_aligned(op.dx_RD) &&
+                       is_vector_aligned(op.other_RD);
   if (!aligned || groups.vectors_per_thread == 0) {
     if (op.dx_RD != nullptr && op.num_rows > 0)
-      wide_input_gradient_kernel<T><<<row_blocks(op.num_rows), kWideThreads, 0, stream>>>(op);
+      launch_wide(op, aligned, wide_input_gradient_kernel<T, Vector16<T>::kSize>,
+                  wide_input_gradient_kernel<T, 1>, stream);
     if (op.dweight_D != nullptr) {
-      const dim3 grid(feature_blocks(op.num_features, kWideThreads), blocks);
-      wide_weight_gradient_kernel<T><<<grid, kWideThreads, 0, stream>>>(op);
+      const dim3 grid(feature_blocks(op.num_features, kColumnThreads), blocks);
+      wide_weight_gradient_kernel<T><<<grid, kColumnThreads, 0, stream>>>(op);
     }
-  } else if (groups.vectors_per_thread == 1) {
-    backward_kernel<T, 1><<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
   } else {
-    backward_kernel<T, 2><<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
+    const bool adds = op.other_RD != nullptr;
+    const auto kernel = groups.vectors_per_thread == 1
+                            ? (adds ? backward_kernel<T, 1, true> : backward_kernel<T, 1, false>)
+                            : (adds ? backward_kernel<T, 2, true> : backward_kernel<T, 2, false>);
+    kernel<<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
   }
   check_launch("rms_norm backward");
 }

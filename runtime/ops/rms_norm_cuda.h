@@ -30,9 +30,10 @@ struct RmsNormBackwardCuda {
   const void* weight_D = nullptr;
   const float* rstd_R = nullptr;
   const void* dy_RD = nullptr;
-  void* dx_RD = nullptr;         // null: not wanted
-  float* dweight_D = nullptr;    // null: not wanted; overwritten
-  float* partials_BD = nullptr;  // scratch, with B = rms_norm_num_partials(); null with dweight_D
+  const void* other_RD = nullptr;  // added to dx, and may be dx; null: nothing
+  void* dx_RD = nullptr;           // null: not wanted
+  float* dweight_D = nullptr;      // null: not wanted; overwritten
+  float* partials_BD = nullptr;    // scratch, with B = rms_norm_num_partials(); null with dweight_D
 };
 // Sums over rows go into B partial sums, then over these, always in the same order: no atomics, and
 // the same bits on any GPU.

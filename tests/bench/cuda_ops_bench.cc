@@ -1,13 +1,16 @@
-// Speed of ops on a GPU that work row by row and should be bound by its memory: time, GB/s, and the
-// share of what a plain copy of 2 GiB reaches, measured first. Bytes are what an op must read and
-// write once. With --json, a JSON object a line. --gpu N chooses the GPU.
+// Speed of ops on a GPU that should be bound by its memory: time, GB/s, and the share of what a
+// plain copy of 2 GiB reaches, measured first. Bytes are what an op must read and write once; they
+// come from memory, as the cache holds something else before. With --json, a JSON object a line.
+// --gpu N chooses the GPU.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,24 +18,35 @@
 #include "optim/gradient_norm.h"
 #include "runtime/cuda/device_info.h"
 #include "runtime/gpu.h"
+#include "runtime/ops/accumulate.h"
+#include "runtime/ops/add.h"
+#include "runtime/ops/embedding.h"
 #include "runtime/ops/merge_partials.h"
 #include "runtime/ops/rms_norm.h"
 #include "runtime/ops/rope.h"
+#include "runtime/ops/scale.h"
+#include "runtime/ops/sigmoid_gate.h"
+#include "runtime/ops/silu.h"
 #include "runtime/ops/sink_logit.h"
 #include "runtime/ops/softmax_delta.h"
+#include "runtime/ops/split.h"
+#include "runtime/ops/swiglu.h"
 #include "runtime/random.h"
 
 namespace longship {
 namespace {
 
-// Milliseconds of the GPU for `timed`, the best of several; `prepare` runs before each and keeps
-// the GPU busy while the host enqueues.
+// Milliseconds of the GPU for `timed`, the best of several; `prepare` runs before each. A copy in
+// between keeps the GPU busy while the host enqueues, and fills the cache.
 double best_ms(const Context& ctx, const std::function<void()>& prepare,
                const std::function<void()>& timed) {
   constexpr int kRepeats = 30;
+  constexpr int64_t kFillBytes = int64_t{1} << 29;
+  const Tensor from = ctx.empty({kFillBytes}, DType::kU8), to = ctx.empty({kFillBytes}, DType::kU8);
   double best = std::numeric_limits<double>::infinity();
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
     prepare();
+    to.copy_from(from);
     const Event start = ctx.gpu->compute->record_time();
     timed();
     const Event end = ctx.gpu->compute->record_time();
@@ -88,25 +102,124 @@ double copy_gbps(const Context& ctx) {
   return 2e-6 * static_cast<double>(from.num_bytes()) / ms;
 }
 
-void bench_rms_norm(Context ctx, const Report& report, int64_t R, int64_t D, DType dtype) {
-  Tape tape;
-  const Tensor x_RD = random(ctx, {R, D}, dtype), weight_D = random(ctx, {D}, dtype);
-  const Tensor dy_RD = random(ctx, {R, D}, dtype);
-  const std::string shape = fmt::format("{} {}x{}", dtype_name(dtype), R, D);
-  const int64_t size = x_RD.num_bytes();
-  auto forward = [&] { return rms_norm(ctx, x_RD, weight_D, 1e-5); };
-  report.add("rms_norm forward " + shape, best_ms(ctx, forward, forward), 2 * size);
+// The output of an op: its gradient stays in its dtype.
+Variable activation(const Tensor& value) {
+  return Variable(value, std::make_shared<Gradient>(value.shape(), value.dtype()));
+}
 
-  // x is the output of an op, so that its gradient stays in its dtype.
+struct OpCase {
+  std::string op, shape;
+  std::function<Variable(Context&)> function;  // with a tape or without
+  Tensor dy;
+  int64_t forward_bytes = 0, backward_bytes = 0;  // none: not measured
+};
+
+void bench_op(Context ctx, const Report& report, const OpCase& c) {
+  auto forward = [&] { c.function(ctx); };
+  report.add(c.op + " forward " + c.shape, best_ms(ctx, forward, forward), c.forward_bytes);
+  if (c.backward_bytes == 0) return;
+  Tape tape;
   ctx.tape = &tape;
   Variable y;
   auto record = [&] {
     tape.clear();
-    const Variable x(x_RD, std::make_shared<Gradient>(x_RD.shape(), dtype));
-    y = rms_norm(ctx, x, Variable::leaf(weight_D), 1e-5);
+    y = c.function(ctx);
   };
-  report.add("rms_norm backward " + shape,
-             best_ms(ctx, record, [&] { tape.backward(ctx, y, dy_RD); }), 3 * size);
+  report.add(c.op + " backward " + c.shape,
+             best_ms(ctx, record, [&] { tape.backward(ctx, y, c.dy); }), c.backward_bytes);
+}
+
+std::string shape_name(DType dtype, int64_t R, int64_t D) {
+  return fmt::format("{} {}x{}", dtype_name(dtype), R, D);
+}
+
+void bench_rms_norm(const Context& ctx, const Report& report, int64_t R, int64_t D, DType dtype) {
+  const Tensor x_RD = random(ctx, {R, D}, dtype), weight_D = random(ctx, {D}, dtype);
+  const Tensor dy_RD = random(ctx, {R, D}, dtype), residual_RD = random(ctx, {R, D}, dtype);
+  const int64_t size = x_RD.num_bytes();
+  const std::string shape = shape_name(dtype, R, D);
+  auto norm = [&](Context& c, const Variable& x) {
+    return rms_norm(c, x, Variable::leaf(weight_D), 1e-5);
+  };
+  bench_op(ctx, report,
+           {"rms_norm", shape, [&](Context& c) { return norm(c, activation(x_RD)); }, dy_RD,
+            2 * size, 3 * size});
+  // x has a gradient from the residual connection already, which is added to in place.
+  const auto residual = [&](Context& c) {
+    const Variable x = activation(x_RD);
+    if (c.tape != nullptr) x.gradient()->add(c, residual_RD.clone());
+    return norm(c, x);
+  };
+  bench_op(ctx, report, {"rms_norm residual", shape, residual, dy_RD, 2 * size, 4 * size});
+}
+
+// Ops that read and write whole tensors.
+void bench_elementwise(const Context& ctx, const Report& report, int64_t R, int64_t D,
+                       DType dtype) {
+  const Tensor a = random(ctx, {R, D}, dtype), b = random(ctx, {R, D}, dtype);
+  const Tensor dy = random(ctx, {R, D}, dtype);
+  const int64_t size = a.num_bytes();
+  auto bench = [&](const char* op, auto function, int64_t forward, int64_t backward) {
+    bench_op(ctx, report,
+             {op, shape_name(dtype, R, D),
+              [&](Context& c) { return function(c, activation(a), activation(b)); }, dy,
+              forward * size, backward * size});
+  };
+  using V = const Variable&;
+  bench(
+      "add", [](Context& c, V x, V y) { return add(c, x, y); }, 3, 0);
+  bench(
+      "swiglu", [](Context& c, V x, V y) { return swiglu(c, x, y); }, 3, 5);
+  bench(
+      "sigmoid_gate", [](Context& c, V x, V y) { return sigmoid_gate(c, x, y); }, 3, 5);
+  bench(
+      "silu", [](Context& c, V x, V) { return silu(c, x); }, 2, 3);
+  bench(
+      "scale", [](Context& c, V x, V) { return scale(c, x, 0.5); }, 2, 2);
+  const Tensor sums = random(ctx, {R, D}, DType::kF32);
+  auto sum = [&] { accumulate(ctx, sums, a); };
+  report.add("accumulate " + shape_name(dtype, R, D), best_ms(ctx, sum, sum),
+             2 * sums.num_bytes() + size);
+}
+
+// q, k and v out of one projection.
+void bench_split(const Context& ctx, const Report& report, int64_t T, int64_t H, int64_t K,
+                 DType dtype) {
+  const std::vector<int64_t> sizes = {H, K, K};
+  const Tensor x = random(ctx, {T, H + 2 * K}, dtype);
+  auto copy = [&] {
+    Context c = ctx;
+    split(c, x, sizes);
+  };
+  report.add(fmt::format("split {} {}x({}+{}+{})", dtype_name(dtype), T, H, K, K),
+             best_ms(ctx, copy, copy), 2 * x.num_bytes());
+}
+
+// Heads before tokens.
+void bench_transpose(const Context& ctx, const Report& report, int64_t T, int64_t H, int64_t D,
+                     DType dtype) {
+  const Tensor x_THD = random(ctx, {T, H, D}, dtype);
+  auto copy = [&] { x_THD.transpose(0, 1).clone(); };
+  report.add(fmt::format("heads first {} {}x{}x{}", dtype_name(dtype), T, H, D),
+             best_ms(ctx, copy, copy), 2 * x_THD.num_bytes());
+}
+
+// Ids as frequent as in text: the first thousandth of them makes a sixth of the tokens.
+void bench_embedding(const Context& ctx, const Report& report, int64_t V, int64_t T, int64_t E,
+                     DType dtype) {
+  std::vector<int32_t> ids;
+  for (int64_t t = 0; t < T; ++t)
+    ids.push_back(static_cast<int32_t>(static_cast<double>(V) *
+                                       std::pow(uniform(1, 2, static_cast<uint64_t>(t)), 4)));
+  const auto num_rows = static_cast<int64_t>(std::set<int32_t>(ids.begin(), ids.end()).size());
+  const Tensor ids_T = Tensor::from<int32_t>(ctx.memory, {T}, ids);
+  const Variable table_VE = Variable::leaf(random(ctx, {V, E}, dtype));
+  const Tensor dy_TE = random(ctx, {T, E}, dtype);
+  bench_op(
+      ctx, report,
+      {"embedding", fmt::format("{}, V={}", shape_name(dtype, T, E), V),
+       [&](Context& c) { return embedding(c, table_VE, ids_T); }, dy_TE,
+       dy_TE.num_bytes() + num_rows * E * dtype_size(dtype), dy_TE.num_bytes() + num_rows * E * 8});
 }
 
 void bench_rope(Context ctx, const Report& report, int64_t T, int64_t H, int64_t D, DType dtype) {
@@ -213,6 +326,13 @@ int run(int ordinal, bool json) {
   bench_partials(ctx, report, 32768, 16, 256);
   bench_optimizer(ctx, report, 4, false);
   bench_optimizer(ctx, report, 4, true);
+  for (DType dtype : {DType::kBF16, DType::kF32}) {
+    bench_elementwise(ctx, report, 16384, 8192, dtype);
+    bench_elementwise(ctx, report, 4096, 4096, dtype);
+    bench_split(ctx, report, 65536, 4096, 1024, dtype);
+    bench_transpose(ctx, report, 65536, 32, 128, dtype);
+    for (int64_t T : {8192, 65536}) bench_embedding(ctx, report, 128256, T, 2048, dtype);
+  }
   return 0;
 }
 

@@ -4,7 +4,9 @@
 #include <cmath>
 
 #include "runtime/gpu.h"
+#include "runtime/ops/add.h"
 #include "runtime/ops/rms_norm.h"
+#include "runtime/ops/scale.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/op_check.h"
@@ -139,6 +141,23 @@ TEST(RmsNormOnGpu, EqualsTheCpuWithoutRowsAndPerHead) {
 TEST(RmsNormOnGpu, EqualsTheCpuWithZeroCenteredWeights) {
   const Context gpu = poisoned_gpu();
   for (int64_t D : {64, 1021, 2048}) expect_equal_to_cpu(gpu, Case(67, D, 12), true);
+}
+
+TEST(RmsNormOnGpu, AddsItsGradientToWhatItsInputHas) {
+  const Context gpu = poisoned_gpu();
+  Context cpu;
+  // The other gradient comes as a sum that is viewed elsewhere too, and as one changed in place.
+  for (const bool in_place : {false, true}) {
+    auto function = [&](Context& ctx, const std::vector<Variable>& in) {
+      const Variable x = scale(ctx, in[0], 1.0);
+      const Variable y = rms_norm(ctx, x, in[1], kEps);
+      return std::vector<Variable>{add(ctx, in_place ? scale(ctx, x, 1.0) : x, y)};
+    };
+    for (int64_t D : {7, 64, 576, 1021, 2048, 4096, 16384})
+      for (int64_t R : {1, 67, 701})
+        testing::check_on_gpu(gpu, function,
+                              {random_tensor(cpu, {R, D}, 20), random_tensor(cpu, {D}, 21)});
+  }
 }
 
 TEST(RmsNormOnGpu, TakesRowsThatAreNotAligned) {

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "runtime/ops/add.h"
+#include "runtime/ops/scale.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/op_check.h"
 
@@ -40,6 +42,48 @@ TEST(RmsNorm, GradientsEqualCentralDifferences) {
 TEST(RmsNorm, GradientsPerHeadEqualCentralDifferences) {
   Context ctx;
   testing::check_gradients(normed, {random_tensor(ctx, {3, 2, 5}, 3), random_tensor(ctx, {5}, 4)});
+}
+
+// x and another path from x to the output: recorded before the norm, so that the norm meets no
+// gradient of x that it may change; after it, so that it adds in place; or x itself.
+std::vector<Variable> with_path_before(Context& ctx, const std::vector<Variable>& inputs) {
+  const Variable x = scale(ctx, inputs[0], 1.0);
+  const Variable other = scale(ctx, x, 0.5);
+  return {add(ctx, other, rms_norm(ctx, x, inputs[1], kEps))};
+}
+
+std::vector<Variable> with_path_after(Context& ctx, const std::vector<Variable>& inputs) {
+  const Variable x = scale(ctx, inputs[0], 1.0);
+  const Variable y = rms_norm(ctx, x, inputs[1], kEps);
+  return {add(ctx, scale(ctx, x, 0.5), y)};
+}
+
+std::vector<Variable> with_residual(Context& ctx, const std::vector<Variable>& inputs) {
+  const Variable x = scale(ctx, inputs[0], 1.0);
+  return {add(ctx, x, rms_norm(ctx, x, inputs[1], kEps))};
+}
+
+TEST(RmsNorm, AddsItsGradientToWhatItsInputHas) {
+  Context ctx;
+  const std::vector<Tensor> inputs = {random_tensor(ctx, {7, 13}, 31),
+                                      random_tensor(ctx, {13}, 32)};
+  for (const auto& function : {with_path_before, with_path_after, with_residual}) {
+    testing::check_gradients(function, inputs);
+    testing::check_precision(function, inputs);
+  }
+}
+
+TEST(RmsNorm, RoundsTheSumOfBothGradientsOnce) {
+  Context ctx;
+  const std::vector<Tensor> inputs = {random_tensor(ctx, {5, 64}, 33),
+                                      random_tensor(ctx, {64}, 34)};
+  const testing::OpResult exact = testing::run_op(with_residual, inputs, DType::kF64);
+  const testing::OpResult found = testing::run_op(with_residual, inputs, DType::kBF16);
+  // What scale() by one hands on is the sum as it was rounded.
+  for (int64_t i = 0; i < 5 * 64; ++i) {
+    const double expected = exact.gradients[0].data<double>()[i];
+    EXPECT_NEAR(found.gradients[0].data<float>()[i], expected, std::abs(expected) / 256 + 1e-6);
+  }
 }
 
 TEST(RmsNorm, GradientsOverManyRowsEqualCentralDifferences) {

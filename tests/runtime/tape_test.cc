@@ -208,5 +208,25 @@ TEST(Tape, NamesTheOpWhoseOutputIsNotFinite) {
                         [&] { scale(ctx, x, 1e200); });
 }
 
+TEST(Gradient, IsUpdatedInPlaceOnlyWhereNothingElseViewsTheSum) {
+  Context ctx;
+  Gradient gradient({3}, DType::kF64);
+  const Gradient::Update begun = gradient.begin_update(ctx);
+  EXPECT_FALSE(begun.before.defined());
+  std::fill_n(begun.after.data<double>(), 3, 2.0);
+  EXPECT_EQ(begun.after.raw(), gradient.sum().raw());
+  {
+    const Gradient::Update viewed = gradient.begin_update(ctx);  // `begun` still views the sum
+    EXPECT_EQ(viewed.before.raw(), begun.after.raw());
+    EXPECT_NE(viewed.after.raw(), begun.after.raw());
+    viewed.after.copy_from(viewed.before);
+  }
+  const std::byte* const sum = gradient.sum().raw();
+  const Gradient::Update in_place = gradient.begin_update(ctx);
+  EXPECT_EQ(in_place.before.raw(), sum);
+  EXPECT_EQ(in_place.after.raw(), sum);
+  EXPECT_EQ(first(gradient.sum()), 2);
+}
+
 }  // namespace
 }  // namespace longship

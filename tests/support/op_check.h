@@ -1,5 +1,5 @@
-// Checks that every op passes: low precision against fp64, and the same bits on any number of
-// threads.
+// Checks that every op passes: low precision against fp64, the same bits on any number of threads,
+// and a GPU against the CPU.
 #pragma once
 
 #include <functional>
@@ -18,10 +18,11 @@ struct OpResult {
   std::vector<Tensor> gradients;
 };
 
-// One forward and backward at `dtype`. Inputs and output gradients (standard normals) are rounded
-// to bf16 first, whatever the dtype, so that results of different dtypes can be compared.
+// One forward and backward at `dtype`, where `ctx` runs; inputs and results lie on the host. Inputs
+// and output gradients (standard normals) are rounded to bf16 first, whatever the dtype, so that
+// results of different dtypes can be compared.
 OpResult run_op(const OpFunction& function, const std::vector<Tensor>& inputs, DType dtype,
-                int num_threads = 1);
+                Context ctx = {});
 
 bool bitwise_equal(const Tensor& a, const Tensor& b);
 
@@ -31,5 +32,9 @@ void check_precision(const OpFunction& function, const std::vector<Tensor>& inpu
 
 // 1, 2, 3 and 7 threads give the same bits in fp32 and bf16.
 void check_thread_invariance(const OpFunction& function, const std::vector<Tensor>& inputs);
+
+// On this GPU: the bounds of check_precision(), against fp64 on the CPU, and the same bits again.
+void check_on_gpu(const Context& gpu, const OpFunction& function,
+                  const std::vector<Tensor>& inputs);
 
 }  // namespace longship::testing
