@@ -42,12 +42,6 @@ void require_gpu_mixer(size_t layer, const MixerDescriptor& mixer) {
                  .next = "run this model on the CPU, or change this layer"});
 }
 
-std::unique_ptr<const SoftmaxBlock> make_softmax_kernel(const AttentionTarget& target) {
-  if (target.device == DeviceKind::kCpu) return std::make_unique<SoftmaxCpu>();
-  return std::make_unique<SoftmaxCalls>(std::make_unique<CudnnAttention>(
-      CudnnAttentionOptions{.deterministic = target.deterministic}));
-}
-
 // A pointer that owns all the resources, the kernel included.
 template <class Part>
 std::shared_ptr<Part> shared(const std::shared_ptr<MixerResources>& resources, Part* part) {
@@ -115,6 +109,12 @@ std::vector<MixerBackend> make_backends() {
 }
 
 }  // namespace
+
+std::unique_ptr<const SoftmaxBlock> make_softmax_kernel(const AttentionTarget& target) {
+  if (target.device == DeviceKind::kCpu) return std::make_unique<SoftmaxCpu>();
+  return std::make_unique<SoftmaxCalls>(std::make_unique<CudnnAttention>(
+      CudnnAttentionOptions{.deterministic = target.deterministic}));
+}
 
 void MixerResources::add(MixerFamily family, const std::string& name) {
   const Strategy& strategy = find_strategy(name);

@@ -82,6 +82,9 @@ struct AttentionTarget {
   bool deterministic = false;
 };
 
+// The kernel that softmax layers compute with there. Error(kConfig) where a build has no GPU code.
+std::unique_ptr<const SoftmaxBlock> make_softmax_kernel(const AttentionTarget& target);
+
 // The factory of a model whose layer i is layers[i], for plans of `layout` over the ranks of `sp`.
 // Throws Error(kConfig) listing the problems() of every layer, or naming the first layer that GPUs
 // have no kernels for if they are the target. Layers of the same strategy share one schedule; what

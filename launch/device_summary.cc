@@ -29,7 +29,8 @@ std::string gpu_lines(const GpuInfo& gpu) {
 std::string device_summary(const CudaInfo& info) {
   if (!info.built) return "CUDA: not in this build, which runs on the CPU only";
   std::string text =
-      fmt::format("CUDA: runtime {}, driver {}", info.runtime_version,
+      fmt::format("CUDA: runtime {}, cuDNN {}, NCCL {}, driver {}", info.runtime_version,
+                  info.cudnn_version, info.nccl_version,
                   info.driver_version.empty() ? "not found" : "for CUDA " + info.driver_version);
   if (info.gpus.empty())
     text += fmt::format("\n  no GPU: {}; everything runs on the CPU",

@@ -15,7 +15,8 @@ constexpr const char* kAbout =
     "  longship prepare --input books/ --output books.tokens\n"
     "  mpirun -n 2 longship train run.textproto\n"
     "  mpirun -n 2 longship eval runs/books --tokens books.tokens\n"
-    "  longship generate runs/books --prompt \"It is a truth\"";
+    "  longship generate runs/books --prompt \"It is a truth\"\n"
+    "  mpirun -n 2 longship bench attention collectives";
 
 constexpr const char* kExitCodes =
     "Exit codes: 0 done, 2 configuration, 3 corrupt data, 4 out of memory, 5 communication\n"
@@ -172,6 +173,51 @@ void add_inspect(CLI::App& app, longship::InspectArguments& arguments) {
   add_overrides(*verb, arguments.overrides, "Override a field of the configuration");
 }
 
+void add_bench(CLI::App& app, longship::BenchArguments& arguments) {
+  CLI::App* verb = app.add_subcommand(
+      "bench",
+      "Measure attention, collectives or whole training steps on these ranks, a line a case:\n"
+      "time, rate, what the hardware needs at least, and the share of it.");
+  verb->add_option("kinds", arguments.kinds, "attention, collectives, step")
+      ->required()
+      ->check(CLI::IsMember({"attention", "collectives", "step"}));
+  verb->add_option("--device", arguments.device, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  verb->add_flag("--deterministic", arguments.deterministic,
+                 "Kernels that repeat their bits, on GPUs too");
+  verb->add_option("--rounds", arguments.num_rounds, "Rounds; the median counts")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  verb->add_option("--json", arguments.json,
+                   "Also write the cases to this file, one object a line");
+  auto list = [&](const char* name, auto& values, const char* help) {
+    return verb->add_option(name, values, help)
+        ->delimiter(',')
+        ->allow_extra_args(false)
+        ->capture_default_str();
+  };
+  list("--lengths", arguments.lengths, "attention: tokens of the sequence: 64K,1M")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
+  verb->add_option("--heads", arguments.heads,
+                   "attention: query heads / key-value heads x head size")
+      ->capture_default_str();
+  list("--strategies", arguments.strategies,
+       "attention: strategies; default: local on one rank, else ulysses,ring,gather_kv");
+  verb->add_option("--documents", arguments.mean_document,
+                   "attention: random documents of this mean length; 0: one document")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  verb->add_option("--window", arguments.window, "attention: sliding window; 0: none")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  list("--bytes", arguments.message_bytes, "collectives: message sizes: 4K,256M")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
+  verb->add_option("--config", arguments.config,
+                   "step: run configuration; its tokens are replaced by random ones");
+  add_overrides(*verb, arguments.overrides, "step: override a field of the configuration");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -184,11 +230,15 @@ int main(int argc, char** argv) {
   longship::EvalArguments eval;
   longship::GenerateArguments generate;
   longship::InspectArguments inspect;
+  longship::BenchArguments bench;
   add_prepare(app, prepare);
   add_train(app, train);
   add_eval(app, eval);
   add_generate(app, generate);
   add_inspect(app, inspect);
+  add_bench(app, bench);
+  for (int i = 0; i < argc; ++i)
+    bench.command_line += fmt::format("{}{}", i > 0 ? " " : "", argv[i]);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -202,6 +252,7 @@ int main(int argc, char** argv) {
     if (app.got_subcommand("eval"))
       return eval.recall ? longship::run_eval_recall(eval) : longship::run_eval(eval);
     if (app.got_subcommand("generate")) return longship::run_generate(generate);
+    if (app.got_subcommand("bench")) return longship::run_bench(bench);
     return longship::run_inspect(inspect);
   });
 }

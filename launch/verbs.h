@@ -88,4 +88,27 @@ struct InspectArguments {
 };
 int run_inspect(const InspectArguments& arguments);
 
+// bench: how fast attention, collectives and whole steps are, against what the hardware allows.
+struct BenchArguments {
+  std::vector<std::string> kinds;  // of "attention", "collectives", "step"
+  std::string device = "auto";     // "cpu", "cuda", or "auto": a GPU if every rank has one
+  bool deterministic = false;      // kernels that repeat their bits, on GPUs too
+  int num_rounds = 5;              // a case's time is their median
+  std::string json;                // also write the cases here, one object a line
+  std::string command_line;        // written with them
+
+  // attention
+  std::vector<int64_t> lengths = {16384, 65536};  // tokens of the whole sequence
+  std::string heads = "32/8x128";  // query heads / key-value heads x head size
+  std::vector<std::string> strategies;  // none: local on one rank, else ulysses, ring, gather_kv
+  int64_t mean_document = 0;            // random documents of this mean length; 0: one document
+  int64_t window = 0;
+  // collectives
+  std::vector<int64_t> message_bytes = {4096, 65536, 1 << 20, 16 << 20, 256 << 20};
+  // step
+  std::string config;
+  std::vector<std::string> overrides;
+};
+int run_bench(const BenchArguments& arguments);
+
 }  // namespace longship

@@ -1,6 +1,8 @@
 #include "runtime/cuda/device_info.h"
 
 #include <cuda_runtime_api.h>
+#include <cudnn.h>
+#include <nccl.h>
 
 #include "runtime/cuda/cuda_error.h"
 #include "runtime/error.h"
@@ -10,6 +12,17 @@ namespace {
 
 std::string version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+// 91900 is 9.19.0, as cuDNN counts; NCCL's 22809 is 2.28.9.
+std::string cudnn_version_text() {
+  const size_t version = cudnnGetVersion();
+  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+std::string nccl_version_text() {
+  int version = 0;
+  if (ncclGetVersion(&version) != ncclSuccess) return "";
+  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
 GpuInfo gpu_info(int ordinal, int num_gpus) {
@@ -62,6 +75,8 @@ VisibleGpus visible_gpus() {
 CudaInfo cuda_info() {
   CudaInfo info;
   info.built = true;
+  info.cudnn_version = cudnn_version_text();
+  info.nccl_version = nccl_version_text();
   int version = 0;
   if (cudaRuntimeGetVersion(&version) == cudaSuccess) info.runtime_version = version_text(version);
   if (cudaDriverGetVersion(&version) == cudaSuccess && version > 0)

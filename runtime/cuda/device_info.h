@@ -21,7 +21,8 @@ struct CudaInfo {
   bool built = false;           // this build has CUDA code
   std::string runtime_version;  // "13.0", that it was built with
   std::string driver_version;   // newest runtime that the driver can serve; empty without a driver
-  std::string no_gpu_reason;    // in CUDA's words, if there is no usable GPU
+  std::string cudnn_version, nccl_version;  // of the libraries that were loaded
+  std::string no_gpu_reason;                // in CUDA's words, if there is no usable GPU
   std::vector<GpuInfo> gpus;
 };
 

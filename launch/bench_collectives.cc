@@ -1,0 +1,99 @@
+#include <array>
+
+#include "launch/bench_cases.h"
+
+namespace longship {
+namespace {
+
+// One operation over messages of `bytes` bytes, and the bytes that leave a rank by it.
+struct Collective {
+  const char* name;
+  int64_t (*sent_bytes)(int64_t bytes, int num_ranks);
+  Work (*run)(const Group& group, const Tensor& send, const Tensor& receive,
+              std::span<const int64_t> rows);
+};
+
+int64_t whole_message(int64_t bytes, int) {
+  return bytes;
+}
+int64_t to_every_other(int64_t bytes, int num_ranks) {
+  return bytes * (num_ranks - 1);
+}
+int64_t all_but_own_part(int64_t bytes, int num_ranks) {
+  return bytes / num_ranks * (num_ranks - 1);
+}
+
+// `send` holds the message as fp32 rows [n]; `receive` has room for one from every rank.
+constexpr std::array<Collective, 5> kCollectives = {{
+    {"send+receive", whole_message,
+     [](const Group& group, const Tensor& send, const Tensor& receive, std::span<const int64_t>) {
+       const int size = group.size(), rank = group.rank();
+       return group.exchange(
+           "bench", {P2P::send((rank + 1) % size, send),
+                     P2P::receive((rank + size - 1) % size, receive.slice(0, 0, send.dim(0)))});
+     }},
+    {"all_to_all", all_but_own_part,
+     [](const Group& group, const Tensor& send, const Tensor& receive, std::span<const int64_t>) {
+       const std::vector<int64_t> parts(static_cast<size_t>(group.size()),
+                                        send.dim(0) / group.size());
+       const int64_t total = parts[0] * group.size();
+       return group.all_to_all("bench", send.slice(0, 0, total), parts, receive.slice(0, 0, total),
+                               parts);
+     }},
+    {"all_gather", to_every_other,
+     [](const Group& group, const Tensor& send, const Tensor& receive,
+        std::span<const int64_t> rows) { return group.all_gather("bench", send, receive, rows); }},
+    {"reduce_scatter", to_every_other,
+     [](const Group& group, const Tensor& send, const Tensor& receive,
+        std::span<const int64_t> rows) {
+       return group.reduce_scatter("bench", receive, send, rows);
+     }},
+    {"all_reduce",
+     [](int64_t bytes, int num_ranks) { return 2 * all_but_own_part(bytes, num_ranks); },
+     [](const Group& group, const Tensor& send, const Tensor&, std::span<const int64_t>) {
+       return group.all_reduce("bench", send);
+     }},
+}};
+
+std::string message_name(int64_t bytes) {
+  return fmt::format("{}B", length_name(bytes));
+}
+
+}  // namespace
+
+void bench_collectives(Job& job, const BenchArguments& arguments, const BenchRounds& rounds,
+                       BenchReport& report) {
+  // Short operations are timed many at once.
+  constexpr int64_t kBytesAtOnce = int64_t{64} << 20;
+  const int num_ranks = job.world.size();
+  if (num_ranks < 2)
+    throw Error(ErrorCode::kConfig, {.what = "longship bench collectives on one rank",
+                                     .next = "start it with mpirun -n 2 or more"});
+  for (const Collective& collective : kCollectives) {
+    for (int64_t bytes : arguments.message_bytes) {
+      const int64_t n = bytes / 4;
+      const Tensor send = job.ctx.zeros({n}, DType::kF32);
+      const Tensor receive = job.ctx.zeros({n * num_ranks}, DType::kF32);
+      const std::vector<int64_t> rows(static_cast<size_t>(num_ranks), n);
+      const int64_t repeats =
+          std::clamp<int64_t>(kBytesAtOnce / std::max<int64_t>(bytes, 1), 1, 50);
+      const double ms = median_ms(job, rounds,
+                                  [&] {
+                                    for (int64_t i = 0; i < repeats; ++i)
+                                      collective.run(job.world, send, receive, rows).wait();
+                                  }) /
+                        static_cast<double>(repeats);
+      const auto sent = static_cast<double>(collective.sent_bytes(bytes, num_ranks));
+      report.add({.name = fmt::format("{} {} {}", collective.name, device_count_name(job),
+                                      message_name(bytes)),
+                  .ms = ms,
+                  .floor_ms = floor_ms(sent, report.peaks().link_bytes_per_s),
+                  .rate = 1e-6 * sent / ms,
+                  .unit = "GB/s out of a rank",
+                  .note = "",
+                  .details = {{"message_bytes", bytes}}});
+    }
+  }
+}
+
+}  // namespace longship
