@@ -63,8 +63,6 @@ std::string message_name(int64_t bytes) {
 
 void bench_collectives(Job& job, const BenchArguments& arguments, const BenchRounds& rounds,
                        BenchReport& report) {
-  // Short operations are timed many at once.
-  constexpr int64_t kBytesAtOnce = int64_t{64} << 20;
   const int num_ranks = job.world.size();
   if (num_ranks < 2)
     throw Error(ErrorCode::kConfig, {.what = "longship bench collectives on one rank",
@@ -75,14 +73,8 @@ void bench_collectives(Job& job, const BenchArguments& arguments, const BenchRou
       const Tensor send = job.ctx.zeros({n}, DType::kF32);
       const Tensor receive = job.ctx.zeros({n * num_ranks}, DType::kF32);
       const std::vector<int64_t> rows(static_cast<size_t>(num_ranks), n);
-      const int64_t repeats =
-          std::clamp<int64_t>(kBytesAtOnce / std::max<int64_t>(bytes, 1), 1, 50);
-      const double ms = median_ms(job, rounds,
-                                  [&] {
-                                    for (int64_t i = 0; i < repeats; ++i)
-                                      collective.run(job.world, send, receive, rows).wait();
-                                  }) /
-                        static_cast<double>(repeats);
+      const double ms =
+          median_ms(job, rounds, [&] { collective.run(job.world, send, receive, rows).wait(); });
       const auto sent = static_cast<double>(collective.sent_bytes(bytes, num_ranks));
       report.add({.name = fmt::format("{} {} {}", collective.name, device_count_name(job),
                                       message_name(bytes)),

@@ -123,7 +123,7 @@ class GatherKvPasses final : public ResidentPasses {
  public:
   GatherKvPasses(Group sp, const SoftmaxBlock& kernel, int64_t heads_per_group)
       : ResidentPasses("gather_kv", std::move(sp), kernel), heads_per_group_(heads_per_group) {
-    LONGSHIP_CHECK(heads_per_group > 0, "groups of {} key/value heads", heads_per_group);
+    LONGSHIP_CHECK(heads_per_group >= 0, "groups of {} key/value heads", heads_per_group);
   }
 
   SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const override;
@@ -131,6 +131,13 @@ class GatherKvPasses final : public ResidentPasses {
                              const SoftmaxBlockOutput& output, const Tensor& do_THV) const override;
 
  private:
+  // Of this call. Two groups keep a GPU's kernels wide, and the second is hidden by the first.
+  int64_t heads_per_group(const ResidentAttention& call) const {
+    if (heads_per_group_ > 0) return heads_per_group_;
+    const bool on_gpu = call.input.q_THD.device().kind == DeviceKind::kCuda;
+    return on_gpu ? (call.shape.num_kv_heads + 1) / 2 : 1;
+  }
+
   int64_t heads_per_group_;
 };
 
@@ -141,8 +148,8 @@ SoftmaxBlockOutput GatherKvPasses::forward(Context& ctx, const ResidentAttention
   const SoftmaxBlockOutput all = {
       ctx.empty({shape.num_tokens, shape.num_heads, shape.value_size}, whole),
       ctx.empty({shape.num_tokens, shape.num_heads}, shape.accumulator)};
-  for (GroupWalk walk(ctx, gathered.traffic, call, forward_label(), heads_per_group_); !walk.done();
-       walk.advance()) {
+  for (GroupWalk walk(ctx, gathered.traffic, call, forward_label(), heads_per_group(call));
+       !walk.done(); walk.advance()) {
     const SoftmaxBlockOutput part =
         kernel().forward(ctx, walk.arrive(), gathered.mask, whole_o_dtype(call));
     heads(all.o_THV, walk.query_heads()).copy_from(part.o_THV);
@@ -169,7 +176,7 @@ ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention
     gathered.traffic.finish_return(ctx, std::move(back),
                                    {heads(home.k_SKD, returning), heads(home.v_SKV, returning)});
   };
-  for (GroupWalk walk(ctx, gathered.traffic, call, backward_label(), heads_per_group_);
+  for (GroupWalk walk(ctx, gathered.traffic, call, backward_label(), heads_per_group(call));
        !walk.done(); walk.advance()) {
     const SoftmaxBlockInput block = walk.arrive();
     const HeadRange query = walk.query_heads();

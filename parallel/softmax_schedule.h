@@ -46,9 +46,9 @@ class SoftmaxSchedule {
 std::unique_ptr<SoftmaxSchedule> make_ulysses(Group sp, const SoftmaxBlock& kernel);
 std::unique_ptr<SoftmaxSchedule> make_ring(Group sp, const SoftmaxBlock& kernel);
 std::unique_ptr<SoftmaxSchedule> make_token_ring(Group sp, const SoftmaxBlock& kernel);
-// Gathers this many KV heads at a time, > 0.
+// Gathers this many KV heads at a time; 0: one on the CPU, half of them on a GPU.
 std::unique_ptr<SoftmaxSchedule> make_gather_kv(Group sp, const SoftmaxBlock& kernel,
-                                                int64_t heads_per_group = 1);
+                                                int64_t heads_per_group = 0);
 // Only with a window: without one, attend() throws Error(kConfig).
 std::unique_ptr<SoftmaxSchedule> make_halo(Group sp, const SoftmaxBlock& kernel);
 // Only causal layers on the contiguous layout: otherwise attend() throws Error(kConfig).
