@@ -1,6 +1,7 @@
 // How an all-reduce is cut into messages, the same over every transport.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
