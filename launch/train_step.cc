@@ -17,14 +17,14 @@ double scalar(const Tensor& tensor) {
 }
 
 // Adds the gradient of sum(loss) / num_loss_tokens of one micro-batch; returns its sum of losses,
-// on its way to the host.
-Tensor accumulate_gradients(Context& ctx, Model& model, const Batch& batch,
-                            int64_t num_loss_tokens) {
+// on its way to the host. `complete` hears which gradients this was the last contribution to.
+Tensor accumulate_gradients(Context& ctx, Model& model, const Batch& batch, int64_t num_loss_tokens,
+                            const Transformer::GradientsComplete& complete = {}) {
   Tape tape;
   Context recording = ctx;
   recording.tape = &tape;
   const Variable loss = model.transformer->loss_sum(recording, batch.tokens_T, batch.targets_T,
-                                                    batch.loss_weights_T, batch.plan);
+                                                    batch.loss_weights_T, batch.plan, complete);
   const Tensor sum = start_download(ctx, loss.value());
   tape.backward(recording, loss, 1.0 / static_cast<double>(num_loss_tokens));
   return sum;
@@ -71,10 +71,17 @@ StepOutcome train_step(Context& ctx, Model& model, AdamW& optimizer, const Mesh&
                  .next = "raise train.global_batch, or check the prompts of the prepared data"});
 
   model.parameters.clear_gradients();
+  // Gradients are summed over ranks while the last backward goes on to earlier layers.
+  GradientReduction reduction(ctx, model.parameters, mesh.world);
+  const auto complete = [&](Context&, size_t first) { reduction.begin_from(first); };
   std::vector<Tensor> losses;
-  for (const Batch& batch : micro_batches)
-    losses.push_back(accumulate_gradients(ctx, model, batch, outcome.num_loss_tokens));
-  all_reduce_gradients(ctx, model.parameters, mesh.world);
+  for (const Batch& batch : micro_batches) {
+    const bool last = &batch == &micro_batches.back();
+    losses.push_back(accumulate_gradients(
+        ctx, model, batch, outcome.num_loss_tokens,
+        last ? Transformer::GradientsComplete(complete) : Transformer::GradientsComplete()));
+  }
+  reduction.finish();
   if (options.meanwhile) options.meanwhile();
 
   // The norm is on the host when the GPU is done with all that is before it, the losses included.

@@ -10,6 +10,7 @@
 // norms and embeddings.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -22,18 +23,24 @@ class DecoderBlock;
 
 class Transformer {
  public:
+  // Called in the backward with the number of a parameter: the gradients of this one and of all
+  // that follow it in the list are complete, as far as this backward adds to them.
+  using GradientsComplete = std::function<void(Context& ctx, size_t first_parameter)>;
+
   Transformer(const TransformerShape& shape, const MixerFactory& make_mixer,
               ParameterList& parameters);
   ~Transformer();
 
   // tokens_T: i32 local token ids. Returns the normed final hidden states [T, E]. With
-  // shape().recompute the plan must live until the backward has run.
-  Variable hidden_states(Context& ctx, const Tensor& tokens_T, const SequencePlan& plan);
+  // shape().recompute the plan must live until the backward has run, and so must `complete`.
+  Variable hidden_states(Context& ctx, const Tensor& tokens_T, const SequencePlan& plan,
+                         const GradientsComplete& complete = {});
 
   // Sum over the local tokens of loss_weight * cross-entropy in nats: a [1] tensor in fp32 (fp64).
   // targets_T: i32, ignored where loss_weights_T (fp32) is 0.
   Variable loss_sum(Context& ctx, const Tensor& tokens_T, const Tensor& targets_T,
-                    const Tensor& loss_weights_T, const SequencePlan& plan);
+                    const Tensor& loss_weights_T, const SequencePlan& plan,
+                    const GradientsComplete& complete = {});
 
   // Per-token cross-entropy [T] in fp32 (nats), without recording; for evaluation.
   Tensor token_losses(Context& ctx, const Tensor& tokens_T, const Tensor& targets_T,
@@ -48,6 +55,7 @@ class Transformer {
   TransformerShape shape_;
   Variable embedding_VE_;
   std::vector<std::unique_ptr<DecoderBlock>> blocks_;
+  std::vector<size_t> first_parameters_;  // of each block, as numbers in the list
   Norm norm_;
   Variable head_VE_;
 };

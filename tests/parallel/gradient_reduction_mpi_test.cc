@@ -70,6 +70,24 @@ TEST_F(Gradients, AreTheSumInRankOrderForEveryBucketSize) {
   }
 }
 
+TEST_F(Gradients, HandedOverInPartsGiveTheSameBits) {
+  const auto sums = [&](std::initializer_list<size_t> borders) {
+    fill_gradients(ctx_, parameters_);
+    GradientReduction reduction(ctx_, parameters_, world(), {.bucket_bytes = 1000});
+    for (size_t first : borders) reduction.begin_from(first);
+    reduction.finish();
+    std::vector<std::vector<float>> values;
+    for (const Parameter& parameter : parameters_.all()) {
+      const Tensor& sum = parameter.variable.gradient()->sum();
+      values.emplace_back(sum.data<float>(), sum.data<float>() + sum.numel());
+    }
+    return values;
+  };
+  const auto at_once = sums({});
+  EXPECT_EQ(sums({7, 4, 4, 1}), at_once);
+  EXPECT_EQ(sums({9, 8, 7, 6, 5, 4, 3, 2, 1, 0}), at_once);
+}
+
 TEST_F(Gradients, SendTwiceTheirBytesLessOneShare) {
   fill_gradients(ctx_, parameters_);
   world().reset_stats();
