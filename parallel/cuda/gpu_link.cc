@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <iterator>
 
 #include "runtime/cuda/cuda_copy.h"
 
@@ -27,6 +28,14 @@ std::vector<Place> places_of(const Group& hosts, const GpuComm& comm) {
   return places;
 }
 
+std::string names_of_others(const std::vector<Place>& places, int own_rank) {
+  std::string names;
+  for (int rank = 0; const Place& place : places)
+    if (rank++ != own_rank)
+      names += fmt::format("{}rank {}", names.empty() ? "" : ", ", place.world_rank);
+  return names + " of the job";
+}
+
 }  // namespace
 
 std::shared_ptr<GpuLink> GpuLink::make(const Group& hosts, std::shared_ptr<GpuComm> comm,
@@ -46,6 +55,7 @@ GpuLink::GpuLink(const Group& hosts, std::shared_ptr<GpuComm> comm,
       local_rank_(static_cast<size_t>(hosts.size()), -1),
       side_(comm_->gpu->device) {
   const std::vector<Place> places = places_of(hosts, *comm_);
+  others_ = names_of_others(places, hosts_.rank());
   PeerCopies::Setup setup;
   setup.gpu = comm_->gpu;
   setup.memory = comm_->peer_memory;
@@ -80,7 +90,7 @@ GpuLink::~GpuLink() {
 
 void GpuLink::add_nccl() {
   if (nccl_ != nullptr) return;
-  auto nccl = std::make_shared<NcclCommunicator>(hosts_, comm_->gpu, comm_->failure);
+  auto nccl = std::make_shared<NcclCommunicator>(hosts_, others_, comm_->gpu, comm_->failure);
   std::lock_guard lock(mutex_);
   nccl_ = std::move(nccl);
 }
@@ -151,11 +161,16 @@ Work GpuLink::end(std::shared_ptr<GpuOperation> operation) {
 }
 
 void GpuLink::inspect(const Stream& rescue) {
+  // Events are many and take the driver long: what is done is found by halving, and destroyed
+  // without the lock that end() takes.
+  std::vector<std::shared_ptr<const OperationProgress>> done;
   std::unique_lock lock(mutex_);
-  while (!in_flight_.empty() && in_flight_.front()->end.has_passed()) {
-    running_ = nullptr;
-    in_flight_.pop_front();
-  }
+  const auto first_left =
+      std::partition_point(in_flight_.begin(), in_flight_.end(),
+                           [](const auto& operation) { return operation->end.has_passed(); });
+  if (first_left != in_flight_.begin()) running_ = nullptr;
+  done.assign(std::make_move_iterator(in_flight_.begin()), std::make_move_iterator(first_left));
+  in_flight_.erase(in_flight_.begin(), first_left);
   if (nccl_ != nullptr) nccl_->check();
   if (in_flight_.empty() || !in_flight_.front()->begin.has_passed()) return;
   const auto first = in_flight_.front();
@@ -167,12 +182,15 @@ void GpuLink::inspect(const Stream& rescue) {
   throw comm_->failure->timeout(first->name, missing(rescue));
 }
 
-std::string GpuLink::missing(const Stream& rescue) const {
-  std::string text = copies_ == nullptr ? "" : copies_->missing(rescue);
-  if (text.empty())
-    text = fmt::format("NCCL waits for other ranks of the group (this is rank {} of {} there)",
-                       hosts_.rank(), hosts_.size());
-  return text;
+std::string GpuLink::missing(const Stream& rescue) {
+  std::unique_lock lock(mutex_);
+  const auto copies = copies_;
+  const bool has_nccl = nccl_ != nullptr;
+  lock.unlock();
+  std::string text = copies == nullptr ? "" : copies->missing(rescue);
+  if (!text.empty()) return text;
+  return has_nccl ? fmt::format("NCCL waits for {}", others_)
+                  : fmt::format("all messages of {} have come, and the GPU is not done", others_);
 }
 
 void GpuLink::release(const Stream& rescue) noexcept {

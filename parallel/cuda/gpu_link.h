@@ -78,12 +78,14 @@ class GpuLink final : public CommWatch::Link {
           const TransportChoice& choice);
   void exchange(const TransportChoice& choice, const GpuOperation& operation,
                 std::vector<P2P> batch);
-  std::string missing(const Stream& rescue) const;
+  // What the operation on the GPU waits for.
+  std::string missing(const Stream& rescue);
 
   const Group hosts_;
   const std::shared_ptr<GpuComm> comm_;
   const std::shared_ptr<const Stream> stream_;
   TransportChoice choice_;
+  std::string others_;           // names the other ranks of the group
   std::vector<int> local_rank_;  // in copies_, of each rank of the group; -1: on another host
   std::shared_ptr<PeerCopies> copies_;
   std::shared_ptr<NcclCommunicator> nccl_;

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <future>
 #include <thread>
 
 #include <cuda_runtime_api.h>
@@ -11,13 +12,38 @@
 namespace longship {
 namespace {
 
-constexpr double kFarewell_s = 5;  // for peers that end later
+constexpr auto kFarewell = std::chrono::seconds(5);  // for peers that end later
+
+// NCCL's threads stay until every peer has closed its connections, and the calls that end a
+// communicator wait for them: with a peer that is stuck, for ever. A thread that nobody joins makes
+// these calls, so that this rank can end.
+template <class End>
+std::future<void> in_background(Device gpu, End end) {
+  std::packaged_task<void()> task([gpu, end] {
+    if (cudaSetDevice(gpu.index) == cudaSuccess) end();
+  });
+  std::future<void> ended = task.get_future();
+  std::thread(std::move(task)).detach();
+  return ended;
+}
+
+void finalize_and_destroy(ncclComm_t communicator) {
+  using Clock = std::chrono::steady_clock;
+  const auto deadline = Clock::now() + kFarewell;
+  ncclResult_t status = ncclCommFinalize(communicator);
+  while (status == ncclInProgress && Clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    if (ncclCommGetAsyncError(communicator, &status) != ncclSuccess) break;
+  }
+  status == ncclSuccess ? ncclCommDestroy(communicator) : ncclCommAbort(communicator);
+}
 
 }  // namespace
 
-NcclCommunicator::NcclCommunicator(const Group& hosts, std::shared_ptr<const Gpu> gpu,
+NcclCommunicator::NcclCommunicator(const Group& hosts, std::string others,
+                                   std::shared_ptr<const Gpu> gpu,
                                    std::shared_ptr<CommFailure> failure)
-    : gpu_(std::move(gpu)), failure_(std::move(failure)) {
+    : others_(std::move(others)), gpu_(std::move(gpu)), failure_(std::move(failure)) {
   const std::string operation = fmt::format("`nccl.start` (of a group of {})", hosts.size());
   ncclUniqueId id = {};
   if (hosts.rank() == 0) {
@@ -31,24 +57,21 @@ NcclCommunicator::NcclCommunicator(const Group& hosts, std::shared_ptr<const Gpu
   gpu_->compute->handle();  // makes this GPU the current one
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
-  finish(ncclCommInitRankConfig(&handle_, hosts.size(), id, hosts.rank(), &config), operation);
+  try {
+    finish(ncclCommInitRankConfig(&handle_, hosts.size(), id, hosts.rank(), &config), operation);
+  } catch (const Error&) {
+    abort();
+    throw;
+  }
 }
 
 NcclCommunicator::~NcclCommunicator() {
-  if (handle_ == nullptr) return;
   if (failure_->is_set()) {
     abort();
-    return;
+  } else if (handle_ != nullptr) {
+    ended_ = in_background(gpu_->device, [handle = handle_] { finalize_and_destroy(handle); });
   }
-  gpu_->compute->handle();
-  using Clock = std::chrono::steady_clock;
-  const auto deadline = Clock::now() + std::chrono::duration<double>(kFarewell_s);
-  ncclResult_t status = ncclCommFinalize(handle_);
-  while (status == ncclInProgress && Clock::now() < deadline) {
-    std::this_thread::sleep_for(std::chrono::microseconds(50));
-    if (ncclCommGetAsyncError(handle_, &status) != ncclSuccess) break;
-  }
-  status == ncclSuccess ? ncclCommDestroy(handle_) : ncclCommAbort(handle_);
+  if (ended_.valid()) ended_.wait_for(kFarewell);
 }
 
 void NcclCommunicator::exchange(const std::string& operation, const std::vector<P2P>& batch,
@@ -78,7 +101,7 @@ void NcclCommunicator::finish(int status, const std::string& operation) {
     status = asked != ncclSuccess ? asked : state;
     const double waited_s = std::chrono::duration<double>(Clock::now() - begin).count();
     if (status == ncclInProgress && waited_s > failure_->timeout_s())
-      throw failure_->timeout(operation, "NCCL could not connect to the other ranks of the group");
+      throw failure_->timeout(operation, fmt::format("NCCL could not connect to {}", others_));
     failure_->throw_if_set();
     if (waited_s > 1e-3) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
@@ -101,8 +124,7 @@ void NcclCommunicator::check() {
 void NcclCommunicator::abort() noexcept {
   std::lock_guard lock(mutex_);
   if (handle_ == nullptr) return;
-  cudaSetDevice(gpu_->device.index);
-  ncclCommAbort(handle_);
+  ended_ = in_background(gpu_->device, [handle = handle_] { ncclCommAbort(handle); });
   handle_ = nullptr;
 }
 

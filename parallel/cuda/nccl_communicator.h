@@ -1,6 +1,7 @@
 // Messages between GPUs through NCCL.
 #pragma once
 
+#include <future>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -16,10 +17,11 @@ namespace longship {
 
 class NcclCommunicator {
  public:
-  // Collective over `hosts`, the same ranks over MPI. Throws Error(kTimeout) if NCCL does not
-  // connect them before the deadline.
-  NcclCommunicator(const Group& hosts, std::shared_ptr<const Gpu> gpu,
+  // Collective over `hosts`, the same ranks over MPI; `others` names all but this one. Throws
+  // Error(kTimeout) if NCCL does not connect them before the deadline.
+  NcclCommunicator(const Group& hosts, std::string others, std::shared_ptr<const Gpu> gpu,
                    std::shared_ptr<CommFailure> failure);
+  // Waits a few seconds for peers that end later, and leaves them after that.
   ~NcclCommunicator();
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
@@ -30,7 +32,8 @@ class NcclCommunicator {
 
   // Throws what NCCL has found since; any thread. Nothing while a call is under way.
   void check();
-  // Ends its kernels, also those that wait for peers; any thread. For ending a job.
+  // Ends its kernels, also those that wait for peers; any thread, and waits for no peer. For ending
+  // a job.
   void abort() noexcept;
 
  private:
@@ -38,10 +41,12 @@ class NcclCommunicator {
   void finish(int status, const std::string& operation);
   Error error(int status, const std::string& operation) const;
 
+  const std::string others_;
   const std::shared_ptr<const Gpu> gpu_;
   const std::shared_ptr<CommFailure> failure_;
   std::mutex mutex_;
   ncclComm* handle_ = nullptr;
+  std::future<void> ended_;  // once the handle is given up
 };
 
 }  // namespace longship
