@@ -51,20 +51,24 @@ CUdeviceptr device_pointer(const void* address) {
   return static_cast<CUdeviceptr>(reinterpret_cast<uintptr_t>(address));
 }
 
+template <class T>
+T attribute_of(const void* address, CUpointer_attribute attribute) {
+  T value = 0;
+  check_driver(driver().pointer_attribute(&value, attribute, device_pointer(address)),
+               "find the allocation of a tensor");
+  return value;
+}
+
 }  // namespace
 
 Allocation allocation_of(const void* address) {
-  CUdeviceptr begin = 0;
-  size_t bytes = 0;
-  unsigned long long id = 0;
-  const CUdeviceptr pointer = device_pointer(address);
-  const char* const operation = "find the allocation of a tensor";
-  check_driver(driver().pointer_attribute(&begin, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, pointer),
-               operation);
-  check_driver(driver().pointer_attribute(&bytes, CU_POINTER_ATTRIBUTE_RANGE_SIZE, pointer),
-               operation);
-  check_driver(driver().pointer_attribute(&id, CU_POINTER_ATTRIBUTE_BUFFER_ID, pointer), operation);
-  return {begin, static_cast<int64_t>(bytes), id};
+  const auto begin = attribute_of<CUdeviceptr>(address, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR);
+  const auto bytes = attribute_of<size_t>(address, CU_POINTER_ATTRIBUTE_RANGE_SIZE);
+  return {begin, static_cast<int64_t>(bytes), allocation_id_of(address)};
+}
+
+uint64_t allocation_id_of(const void* address) {
+  return attribute_of<unsigned long long>(address, CU_POINTER_ATTRIBUTE_BUFFER_ID);
 }
 
 void WordOperations::enqueue(StreamHandle stream) {

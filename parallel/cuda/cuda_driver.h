@@ -16,6 +16,8 @@ struct Allocation {
   uint64_t id = 0;  // of this process, never used twice
 };
 Allocation allocation_of(const void* address);
+// Its id alone, which takes a third of the time.
+uint64_t allocation_id_of(const void* address);
 
 // Stream memory operations on words of any GPU's memory; no kernel is involved.
 class WordOperations {

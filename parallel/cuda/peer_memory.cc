@@ -19,19 +19,22 @@ PeerMemory::~PeerMemory() {
 }
 
 PeerAddress PeerMemory::address_of(const void* own) {
-  const Allocation allocation = allocation_of(own);
+  const uint64_t id = allocation_id_of(own);
   std::lock_guard lock(mutex_);
-  auto known = own_handles_.find(allocation.id);
-  if (known == own_handles_.end()) {
+  auto known = own_.find(id);
+  if (known == own_.end()) {
+    const Allocation allocation = allocation_of(own);
     check_cuda(cudaSetDevice(gpu_.index), "use " + device_name(gpu_));
     cudaIpcMemHandle_t handle;
     check_cuda(cudaIpcGetMemHandle(&handle, reinterpret_cast<void*>(allocation.begin)),
                "offer memory to other processes");
-    known = own_handles_.emplace(allocation.id, std::array<std::byte, 64>{}).first;
-    std::memcpy(known->second.data(), &handle, sizeof handle);
+    known = own_.emplace(id, PeerAddress{{}, id, allocation.begin, allocation.bytes, 0}).first;
+    std::memcpy(known->second.handle.data(), &handle, sizeof handle);
   }
-  return {known->second, allocation.id, allocation.begin, allocation.bytes,
-          static_cast<int64_t>(reinterpret_cast<uintptr_t>(own) - allocation.begin)};
+  PeerAddress address = known->second;
+  address.offset =
+      static_cast<int64_t>(reinterpret_cast<uintptr_t>(own) - address.allocation_begin);
+  return address;
 }
 
 std::byte* PeerMemory::map(int owner, const PeerAddress& address) {

@@ -46,8 +46,8 @@ class PeerMemory {
 
   const Device gpu_;
   std::mutex mutex_;
-  std::map<uint64_t, std::array<std::byte, 64>> own_handles_;  // by allocation id
-  std::map<int, std::map<uint64_t, Mapping>> mapped_;          // by owner and allocation id
+  std::map<uint64_t, PeerAddress> own_;                // where allocations begin, by their id
+  std::map<int, std::map<uint64_t, Mapping>> mapped_;  // by owner and allocation id
 };
 
 }  // namespace longship

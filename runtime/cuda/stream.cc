@@ -45,7 +45,9 @@ Stream::~Stream() {
 }
 
 StreamHandle Stream::handle() const {
-  check_cuda(cudaSetDevice(device_.index), "use " + device_name(device_));
+  const cudaError_t status = cudaSetDevice(device_.index);
+  // Many times per operation: the name is made for an error only.
+  if (status != cudaSuccess) check_cuda(status, "use " + device_name(device_));
   return handle_;
 }
 
