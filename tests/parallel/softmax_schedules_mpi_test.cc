@@ -148,7 +148,7 @@ TEST(GatherKv, GivesTheSameBitsHoweverHeadsAreGrouped) {
           one_by_one))
           << heads_per_group;
   }
-  EXPECT_THROW(make_gather_kv(world(), kKernel, 0), Error);
+  EXPECT_THROW(make_gather_kv(world(), kKernel, -1), Error);
 }
 
 TEST(SoftmaxSchedules, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
