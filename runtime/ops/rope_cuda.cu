@@ -28,60 +28,50 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A thread has kSize pairs, or kSize features that pass through, of kHeads heads of a token.
+// A thread has kSize features of kHeads heads of a token, and reads those that they turn with
+// beside them, which other threads of its warp have. So warps read and write whole lines of memory
+// even where half a head is shorter than a line.
 template <class T, int kSize>
-__global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ RopeCuda op) {
+__global__ void __launch_bounds__(kThreads, 3) rope_kernel(const __grid_constant__ RopeCuda op) {
   const int64_t H = op.num_heads, D = op.head_size;
-  const uint64_t pair_parts = op.num_pairs / kSize;
-  const uint64_t parts = pair_parts + (D - 2 * op.num_pairs) / kSize;
-  const uint64_t head_groups = (H + kHeads - 1) / kHeads;
+  const uint64_t parts = D / kSize, head_groups = (H + kHeads - 1) / kHeads;
   const uint64_t count = op.num_tokens * head_groups * parts;
   const uint64_t step = uint64_t{gridDim.x} * kThreads;
   for (uint64_t n = uint64_t{blockIdx.x} * kThreads + threadIdx.x; n < count; n += step) {
-    const uint64_t token_group = n / parts, part = n - token_group * parts;
+    const uint64_t token_group = n / parts;
+    const int64_t d = static_cast<int64_t>(n - token_group * parts) * kSize;
     const int64_t t = static_cast<int64_t>(token_group / head_groups);
     const int64_t h = static_cast<int64_t>(token_group % head_groups) * kHeads;
     const int num_heads = static_cast<int>(min(H - h, int64_t{kHeads}));
-    const int64_t head = (t * H + h) * D;
-    const T* const x = static_cast<const T*>(op.x_THD) + head;
-    T* const y = static_cast<T*>(op.y_THD) + head;
-    if (part >= pair_parts) {
-      int64_t d = static_cast<int64_t>(part - pair_parts) * kSize;
-      if (d >= op.first) d += 2 * op.num_pairs;
-#pragma unroll
-      for (int i = 0; i < kHeads; ++i) {
-        if (i >= num_heads) break;
-        float values[kSize];
-        load_elements(x + i * D + d, values);
-        store_elements(values, y + i * D + d);
-      }
-      continue;
-    }
-    const int64_t pair = static_cast<int64_t>(part) * kSize;
-    const int64_t d = op.first + pair;
-    float a[kHeads][kSize], b[kHeads][kSize], cos[kSize], sin[kSize];
+    const T* const x = static_cast<const T*>(op.x_THD) + (t * H + h) * D + d;
+    T* const y = static_cast<T*>(op.y_THD) + (t * H + h) * D + d;
+    const int64_t feature = d - op.first;  // of those that turn
+    const bool turns = feature >= 0 && feature < 2 * op.num_pairs;
+    const bool is_second = feature >= op.num_pairs;
+    const int64_t pair = !turns ? 0 : is_second ? feature - op.num_pairs : feature;
+    const int64_t distance = !turns ? 0 : is_second ? -op.num_pairs : op.num_pairs;
+    float values[kHeads][kSize], others[kHeads][kSize], cos[kSize], sin[kSize];
+    // The last head again rather than a branch, and unused loads where nothing turns: branches
+    // would keep loads from running together.
 #pragma unroll
     for (int i = 0; i < kHeads; ++i) {
-      // The last head again rather than a branch, which would keep loads from running together.
-      const T* const from = x + min(i, num_heads - 1) * D + d;
-      load_elements(from, a[i]);
-      load_elements(from + op.num_pairs, b[i]);
+      const T* const from = x + min(i, num_heads - 1) * D;
+      load_elements(from, values[i]);
+      load_elements(from + distance, others[i]);
     }
     load_elements(op.cos_TR + t * op.num_pairs + pair, cos);
     load_elements(op.sin_TR + t * op.num_pairs + pair, sin);
+    if (turns) {
+      const float sign = is_second ? op.direction : -op.direction;
 #pragma unroll
-    for (int i = 0; i < kHeads; ++i) {
+      for (int i = 0; i < kHeads; ++i)
 #pragma unroll
-      for (int j = 0; j < kSize; ++j) {
-        const float s = op.direction * sin[j], first = a[i][j], second = b[i][j];
-        a[i][j] = first * cos[j] - second * s;
-        b[i][j] = second * cos[j] + first * s;
-      }
-      if (i < num_heads) {
-        store_elements(a[i], y + i * D + d);
-        store_elements(b[i], y + i * D + d + op.num_pairs);
-      }
+        for (int j = 0; j < kSize; ++j)
+          values[i][j] = values[i][j] * cos[j] + others[i][j] * (sign * sin[j]);
     }
+#pragma unroll
+    for (int i = 0; i < kHeads; ++i)
+      if (i < num_heads) store_elements(values[i], y + i * D);
   }
 }
 
@@ -92,8 +82,8 @@ unsigned blocks_for(int64_t count) {
 
 template <class T, int kSize>
 void rope(const RopeCuda& op, StreamHandle stream) {
-  const int64_t items = op.num_tokens * ((op.num_heads + kHeads - 1) / kHeads) *
-                        ((op.head_size - op.num_pairs) / kSize);
+  const int64_t items =
+      op.num_tokens * ((op.num_heads + kHeads - 1) / kHeads) * (op.head_size / kSize);
   rope_kernel<T, kSize><<<blocks_for(items), kThreads, 0, stream>>>(op);
 }
 
