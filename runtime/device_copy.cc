@@ -17,18 +17,9 @@ void copy_within_gpu(const Tensor& to, const Tensor& from) {
       "copy of {} into {}", dtype_name(from.dtype()), dtype_name(to.dtype()));
   const std::vector<CopyAxis> axes = joined_copy_axes(to.shape(), to.strides(), from.strides());
   const StreamHandle stream = to.memory()->stream()->handle();
-  const int64_t size = dtype_size(to.dtype());
-  const bool is_plain = to.dtype() == from.dtype() && (axes.empty() || axes.back().is_run());
-  if (is_plain && axes.size() <= 1) {
+  const bool is_run = axes.empty() || (axes.size() == 1 && axes[0].is_run());
+  if (is_run && to.dtype() == from.dtype()) {
     enqueue_copy(to.address(), from.address(), to.num_bytes(), stream);
-  } else if (is_plain && axes.size() == 2 && axes[0].from_stride >= axes[1].extent) {
-    enqueue_row_copy({.to = to.address(),
-                      .to_pitch_bytes = axes[0].to_stride * size,
-                      .from = from.address(),
-                      .from_pitch_bytes = axes[0].from_stride * size,
-                      .row_bytes = axes[1].extent * size,
-                      .num_rows = axes[0].extent},
-                     stream);
   } else {
     CudaStridedCopy copy{.to = to.address(),
                          .from = from.address(),

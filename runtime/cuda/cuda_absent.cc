@@ -58,9 +58,6 @@ std::unique_ptr<BlockSource> pinned_blocks(Device) {
 void enqueue_copy(void*, const void*, int64_t, StreamHandle) {
   refuse();
 }
-void enqueue_row_copy(const RowCopy&, StreamHandle) {
-  refuse();
-}
 void enqueue_strided_copy(const CudaStridedCopy&, StreamHandle) {
   refuse();
 }

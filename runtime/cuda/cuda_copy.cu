@@ -11,6 +11,9 @@
 namespace longship {
 namespace {
 
+constexpr int kThreads = 256;
+constexpr int kRows = 4;  // of a thread at a time
+
 template <class To, class From>
 __device__ To convert(From value) {
   if constexpr (std::is_same_v<To, From>) {
@@ -44,34 +47,52 @@ __device__ Offsets row_offsets(const CudaStridedCopy& copy, Index row) {
 }
 
 // Columns, the last axis, lie along the threads of a block, so that the divisions that find a row
-// are done once for many elements.
+// are done once for many elements. A thread has kRows rows at a time, so that enough bytes are on
+// their way.
 template <class To, class From, class Index>
-__global__ void strided_copy_kernel(const __grid_constant__ CudaStridedCopy copy) {
+__global__ void __launch_bounds__(kThreads)
+    strided_copy_kernel(const __grid_constant__ CudaStridedCopy copy) {
   const CopyAxis columns = copy.axes[copy.num_axes - 1];
   const int64_t num_rows = copy.num_elements / columns.extent;
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; row < num_rows;
-       row += static_cast<int64_t>(gridDim.x) * blockDim.y) {
-    const Offsets offsets = row_offsets(copy, static_cast<Index>(row));
-    To* const to = static_cast<To*>(copy.to) + offsets.to;
-    const From* const from = static_cast<const From*>(copy.from) + offsets.from;
-    for (int64_t column = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
-         column < columns.extent; column += static_cast<int64_t>(gridDim.y) * blockDim.x)
-      to[column * columns.to_stride] = convert<To>(from[column * columns.from_stride]);
+  const int64_t step = int64_t{gridDim.x} * (blockDim.y * kRows);
+  for (int64_t first = int64_t{blockIdx.x} * (blockDim.y * kRows) + threadIdx.y; first < num_rows;
+       first += step) {
+    bool exists[kRows];
+    To* to[kRows];
+    const From* from[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t row = first + r * int64_t{blockDim.y};
+      exists[r] = row < num_rows;
+      const Offsets offsets = row_offsets(copy, static_cast<Index>(exists[r] ? row : first));
+      to[r] = static_cast<To*>(copy.to) + offsets.to;
+      from[r] = static_cast<const From*>(copy.from) + offsets.from;
+    }
+    for (int64_t column = int64_t{blockIdx.y} * blockDim.x + threadIdx.x; column < columns.extent;
+         column += int64_t{gridDim.y} * blockDim.x) {
+      From values[kRows] = {};
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+        if (exists[r]) values[r] = from[r][column * columns.from_stride];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+        if (exists[r]) to[r][column * columns.to_stride] = convert<To>(values[r]);
+    }
   }
 }
 
 template <class To, class From>
 void launch(const CudaStridedCopy& copy, StreamHandle stream) {
-  constexpr int64_t kThreads = 256, kMostBlocks = 4096;
+  constexpr int64_t kMostRowBlocks = int64_t{1} << 30, kMostColumnBlocks = 65535;
   const int64_t num_columns = copy.axes[copy.num_axes - 1].extent;
   const int64_t num_rows = copy.num_elements / num_columns;
   int64_t threads_x = 1;
   while (threads_x < kThreads && threads_x < num_columns) threads_x *= 2;
   const dim3 block(static_cast<unsigned>(threads_x), static_cast<unsigned>(kThreads / threads_x));
-  const int64_t blocks_x = std::min<int64_t>((num_rows + block.y - 1) / block.y, kMostBlocks);
-  const int64_t blocks_y =
-      std::min<int64_t>((num_columns + block.x - 1) / block.x, 1 + kMostBlocks / blocks_x);
-  const dim3 grid(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y));
+  const int64_t block_rows = int64_t{block.y} * kRows;
+  const dim3 grid(
+      static_cast<unsigned>(std::min((num_rows + block_rows - 1) / block_rows, kMostRowBlocks)),
+      static_cast<unsigned>(std::min((num_columns + block.x - 1) / block.x, kMostColumnBlocks)));
   const auto kernel = num_rows <= INT32_MAX ? strided_copy_kernel<To, From, uint32_t>
                                             : strided_copy_kernel<To, From, uint64_t>;
   kernel<<<grid, block, 0, stream>>>(copy);
@@ -132,14 +153,6 @@ void copy_words(CudaStridedCopy copy, StreamHandle stream) {
 void enqueue_copy(void* to, const void* from, int64_t bytes, StreamHandle stream) {
   check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream),
              "copy a tensor");
-}
-
-void enqueue_row_copy(const RowCopy& copy, StreamHandle stream) {
-  check_cuda(cudaMemcpy2DAsync(copy.to, static_cast<size_t>(copy.to_pitch_bytes), copy.from,
-                               static_cast<size_t>(copy.from_pitch_bytes),
-                               static_cast<size_t>(copy.row_bytes),
-                               static_cast<size_t>(copy.num_rows), cudaMemcpyDefault, stream),
-             "copy rows of a tensor");
 }
 
 void enqueue_strided_copy(const CudaStridedCopy& copy, StreamHandle stream) {

@@ -10,16 +10,6 @@ namespace longship {
 // Any direction: the addresses say which.
 void enqueue_copy(void* to, const void* from, int64_t bytes, StreamHandle stream);
 
-struct RowCopy {
-  void* to = nullptr;
-  int64_t to_pitch_bytes = 0;
-  const void* from = nullptr;
-  int64_t from_pitch_bytes = 0;
-  int64_t row_bytes = 0;  // at most either pitch
-  int64_t num_rows = 0;
-};
-void enqueue_row_copy(const RowCopy& copy, StreamHandle stream);
-
 // to[i] = from[i] within one GPU. Equal dtypes, or two floating ones: rounding is to nearest even,
 // from fp64 to bf16 by way of fp32.
 struct CudaStridedCopy {
