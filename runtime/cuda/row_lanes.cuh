@@ -43,21 +43,35 @@ struct RowLanes {
   int num_lanes = 1;  // a power of two up to 32
   unsigned num_blocks = 1;
 
-  RowLanes(int64_t num_rows, int64_t row_length, int size) {
+  // A thread works on rows_per_thread rows at a time.
+  RowLanes(int64_t num_rows, int64_t row_length, int size, int rows_per_thread = 1) {
     while (num_lanes < 32 && num_lanes * size < row_length) num_lanes *= 2;
-    const int64_t rows_per_block = kThreads / num_lanes;
+    const int64_t rows_per_block = kThreads / num_lanes * rows_per_thread;
     num_blocks = static_cast<unsigned>(
         std::clamp<int64_t>((num_rows + rows_per_block - 1) / rows_per_block, 1, int64_t{1} << 30));
   }
 };
 
+// Calls f(rows, lane) for the rows of this thread, kRows at a time so that enough bytes are on
+// their way; the last ones may lie beyond num_rows. All threads of a row's group call it together.
+template <int kRows, class F>
+__device__ void for_each_lane_rows(int64_t num_rows, int num_lanes, F&& f) {
+  const int lane = static_cast<int>(threadIdx.x) % num_lanes;
+  const int64_t groups = blockDim.x / num_lanes;
+  int64_t first = int64_t{blockIdx.x} * (groups * kRows) + threadIdx.x / num_lanes;
+  for (; first < num_rows; first += int64_t{gridDim.x} * (groups * kRows)) {
+    int64_t rows[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) rows[r] = first + r * groups;
+    f(rows, lane);
+  }
+}
+
 // Calls f(row, lane) for the rows of this thread. All threads of a row's group call it together.
 template <class F>
 __device__ void for_each_lane_row(int64_t num_rows, int num_lanes, F&& f) {
-  const int lane = static_cast<int>(threadIdx.x) % num_lanes;
-  const int64_t step = int64_t{gridDim.x} * (blockDim.x / num_lanes);
-  int64_t row = int64_t{blockIdx.x} * (blockDim.x / num_lanes) + threadIdx.x / num_lanes;
-  for (; row < num_rows; row += step) f(row, lane);
+  for_each_lane_rows<1>(num_rows, num_lanes,
+                        [&](const int64_t(&rows)[1], int lane) { f(rows[0], lane); });
 }
 
 // The lanes of the group of this thread, for __syncwarp() and shuffles.

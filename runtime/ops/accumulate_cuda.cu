@@ -7,35 +7,45 @@
 namespace longship {
 namespace {
 
+constexpr int kThreads = 256;
+constexpr int kParts = 4;  // of kSize elements, which a thread has on their way at a time
+
 template <class P, int kSize>
-__global__ void __launch_bounds__(RowLanes::kThreads)
-    accumulate_kernel(const __grid_constant__ AccumulateCuda op, int num_lanes) {
-  for_each_lane_row(op.num_rows, num_lanes, [&](int64_t row, int lane) {
-    float* const sum_row = op.sum_RX + row * op.sum_stride;
-    const P* const part_row = static_cast<const P*>(op.part_RX) + row * op.row_length;
-    for (int64_t x = lane * kSize; x < op.row_length; x += num_lanes * kSize) {
-      float sum[kSize], part[kSize];
-      load_elements<float, kSize>(sum_row + x, sum);
-      load_elements<P, kSize>(part_row + x, part);
+__global__ void __launch_bounds__(kThreads)
+    accumulate_kernel(const __grid_constant__ AccumulateCuda op) {
+  const uint64_t row_parts = op.row_length / kSize, count = op.num_rows * row_parts;
+  const uint64_t first = uint64_t{blockIdx.x} * (kThreads * kParts) + threadIdx.x;
+  float* to[kParts];
+  float sum[kParts][kSize], part[kParts][kSize];
 #pragma unroll
-      for (int i = 0; i < kSize; ++i) sum[i] += part[i];
-      store_elements<float, kSize>(sum, sum_row + x);
-    }
-  });
+  for (int p = 0; p < kParts; ++p) {
+    // The last part again rather than a branch, which would keep loads from running together.
+    const uint64_t n = min(first + p * kThreads, count - 1), row = n / row_parts;
+    to[p] = op.sum_RX + row * op.sum_stride + (n - row * row_parts) * kSize;
+    load_elements(to[p], sum[p]);
+    load_elements(static_cast<const P*>(op.part_RX) + n * kSize, part[p]);
+  }
+#pragma unroll
+  for (int p = 0; p < kParts; ++p) {
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) sum[p][i] += part[p][i];
+    if (first + p * kThreads < count) store_elements(sum[p], to[p]);
+  }
+}
+
+template <class P, int kSize>
+void launch(const AccumulateCuda& op, StreamHandle stream) {
+  const int64_t count = op.num_rows * (op.row_length / kSize), per_block = kThreads * kParts;
+  const auto blocks = static_cast<unsigned>((count + per_block - 1) / per_block);
+  accumulate_kernel<P, kSize><<<blocks, kThreads, 0, stream>>>(op);
 }
 
 template <class P>
 void accumulate(const AccumulateCuda& op, StreamHandle stream) {
-  if (has_whole_lanes(op.row_length, {op.sum_RX, op.part_RX}) &&
-      op.sum_stride % kLaneElements == 0) {
-    const RowLanes lanes(op.num_rows, op.row_length, kLaneElements);
-    accumulate_kernel<P, kLaneElements>
-        <<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
-  } else {
-    const RowLanes lanes(op.num_rows, op.row_length, 1);
-    accumulate_kernel<P, 1>
-        <<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
-  }
+  constexpr int kSize = kSharedLaneElements<P, float>;
+  const bool whole =
+      has_whole_lanes(op.row_length, {op.sum_RX, op.part_RX}) && op.sum_stride % kLaneElements == 0;
+  whole ? launch<P, kSize>(op, stream) : launch<P, 1>(op, stream);
 }
 
 }  // namespace

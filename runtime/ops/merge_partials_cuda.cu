@@ -20,45 +20,64 @@ __device__ Weights merge_weights(float lse, float part_lse) {
   return {first ? more : less, first ? less : more, fmaxf(lse, part_lse) + log1pf(ratio)};
 }
 
+constexpr int kRows = 2;  // of a thread at a time
+
 template <class Y, class O, class P, int kSize>
 __global__ void __launch_bounds__(RowLanes::kThreads)
     merge_kernel(const __grid_constant__ MergePartialsCuda op, int num_lanes) {
   const int64_t V = op.row_length;
-  for_each_lane_row(op.num_rows, num_lanes, [&](int64_t row, int lane) {
-    const float lse = op.lse_R[row], part_lse = op.part_lse_R[row];
+  for_each_lane_rows<kRows>(op.num_rows, num_lanes, [&](const int64_t(&rows)[kRows], int lane) {
+    float lse[kRows], part_lse[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const bool exists = rows[r] < op.num_rows;
+      lse[r] = exists ? op.lse_R[rows[r]] : -INFINITY;
+      part_lse[r] = exists ? op.part_lse_R[rows[r]] : -INFINITY;
+    }
     __syncwarp(lane_group(num_lanes));  // all have read what lane 0 replaces
-    const bool has_part = part_lse != -INFINITY, has_o = !has_part || lse != -INFINITY;
-    if (!has_part && op.out_RV == op.o_RV) return;
-    Weights weights = {1, 1, has_part ? part_lse : lse};
-    if (has_part && has_o) weights = merge_weights(lse, part_lse);
-    if (lane == 0) op.lse_R[row] = weights.lse;
-    const O* const o_row = static_cast<const O*>(op.o_RV) + row * V;
-    const P* const part_row = static_cast<const P*>(op.part_RV) + row * V;
-    Y* const out_row = static_cast<Y*>(op.out_RV) + row * V;
+    bool changes[kRows], has_part[kRows], has_o[kRows];
+    Weights weights[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      has_part[r] = part_lse[r] != -INFINITY;
+      changes[r] = rows[r] < op.num_rows && (has_part[r] || op.out_RV != op.o_RV);
+      has_o[r] = changes[r] && (!has_part[r] || lse[r] != -INFINITY);
+      weights[r] = {1, 1, has_part[r] ? part_lse[r] : lse[r]};
+      if (has_part[r] && has_o[r]) weights[r] = merge_weights(lse[r], part_lse[r]);
+      if (lane == 0 && changes[r]) op.lse_R[rows[r]] = weights[r].lse;
+    }
     for (int64_t v = lane * kSize; v < V; v += num_lanes * kSize) {
       // A side without keys is not read: anything may be there.
-      float o[kSize] = {}, part[kSize] = {};
-      if (has_o) load_elements(o_row + v, o);
-      if (has_part) load_elements(part_row + v, part);
+      float o[kRows][kSize] = {}, part[kRows][kSize] = {};
 #pragma unroll
-      for (int i = 0; i < kSize; ++i) o[i] = o[i] * weights.keep + part[i] * weights.join;
-      store_elements(o, out_row + v);
+      for (int r = 0; r < kRows; ++r) {
+        const int64_t at = rows[r] * V + v;
+        if (has_o[r]) load_elements(static_cast<const O*>(op.o_RV) + at, o[r]);
+        if (has_part[r]) load_elements(static_cast<const P*>(op.part_RV) + at, part[r]);
+      }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+        for (int i = 0; i < kSize; ++i)
+          o[r][i] = o[r][i] * weights[r].keep + part[r][i] * weights[r].join;
+        if (changes[r]) store_elements(o[r], static_cast<Y*>(op.out_RV) + rows[r] * V + v);
+      }
     }
   });
 }
 
+template <class Y, class O, class P, int kSize>
+void launch(const MergePartialsCuda& op, StreamHandle stream) {
+  const RowLanes lanes(op.num_rows, op.row_length, kSize, kRows);
+  merge_kernel<Y, O, P, kSize>
+      <<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
+}
+
 template <class Y, class O, class P>
 void merge(const MergePartialsCuda& op, StreamHandle stream) {
-  if (has_whole_lanes(op.row_length, {op.out_RV, op.o_RV, op.part_RV})) {
-    constexpr int kSize = kSharedLaneElements<Y, O, P>;
-    const RowLanes lanes(op.num_rows, op.row_length, kSize);
-    merge_kernel<Y, O, P, kSize>
-        <<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
-  } else {
-    const RowLanes lanes(op.num_rows, op.row_length, 1);
-    merge_kernel<Y, O, P, 1>
-        <<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
-  }
+  const bool whole = has_whole_lanes(op.row_length, {op.out_RV, op.o_RV, op.part_RV});
+  whole ? launch<Y, O, P, kSharedLaneElements<Y, O, P>>(op, stream)
+        : launch<Y, O, P, 1>(op, stream);
 }
 
 }  // namespace

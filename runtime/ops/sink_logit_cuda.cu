@@ -7,6 +7,7 @@
 namespace longship {
 namespace {
 
+constexpr int kRows = 4;    // of a thread of the kernel that adds, at a time
 constexpr int kHeads = 32;  // of a block of the kernels that sum
 constexpr int kSlices = 8;  // of its tokens
 
@@ -14,24 +15,35 @@ template <class O, int kSize>
 __global__ void __launch_bounds__(RowLanes::kThreads)
     add_kernel(const __grid_constant__ AddSinkLogitCuda op, int num_lanes) {
   const int64_t V = op.row_length;
-  for_each_lane_row(op.num_rows, num_lanes, [&](int64_t row, int lane) {
-    const float lse = op.lse_R[row], sink = op.sink_H[row % op.num_heads];
-    __syncwarp(lane_group(num_lanes));  // all have read what lane 0 replaces
-    if (sink == -INFINITY) return;
-    if (lse == -INFINITY) {
-      if (lane == 0) op.lse_R[row] = sink;
-      return;
-    }
-    const float ratio = expf(-fabsf(lse - sink));
-    const float keep = (lse > sink ? 1.0f : ratio) / (1 + ratio);
-    if (lane == 0) op.lse_R[row] = fmaxf(lse, sink) + log1pf(ratio);
-    O* const o_row = static_cast<O*>(op.o_RV) + row * V;
-    for (int64_t v = lane * kSize; v < V; v += num_lanes * kSize) {
-      float o[kSize];
-      load_elements(o_row + v, o);
+  for_each_lane_rows<kRows>(op.num_rows, num_lanes, [&](const int64_t(&rows)[kRows], int lane) {
+    float lse[kRows], sink[kRows], keep[kRows];
 #pragma unroll
-      for (int i = 0; i < kSize; ++i) o[i] *= keep;
-      store_elements(o, o_row + v);
+    for (int r = 0; r < kRows; ++r) {
+      const bool exists = rows[r] < op.num_rows;
+      lse[r] = exists ? op.lse_R[rows[r]] : -INFINITY;
+      sink[r] = exists ? op.sink_H[rows[r] % op.num_heads] : -INFINITY;
+    }
+    __syncwarp(lane_group(num_lanes));  // all have read what lane 0 replaces
+    bool changes[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      changes[r] = sink[r] != -INFINITY && lse[r] != -INFINITY;
+      const float ratio = changes[r] ? expf(-fabsf(lse[r] - sink[r])) : 0;
+      keep[r] = (lse[r] > sink[r] ? 1.0f : ratio) / (1 + ratio);
+      if (lane == 0 && sink[r] != -INFINITY)
+        op.lse_R[rows[r]] = fmaxf(lse[r], sink[r]) + log1pf(ratio);
+    }
+    for (int64_t v = lane * kSize; v < V; v += num_lanes * kSize) {
+      float o[kRows][kSize] = {};
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+        if (changes[r]) load_elements(static_cast<const O*>(op.o_RV) + rows[r] * V + v, o[r]);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+        for (int i = 0; i < kSize; ++i) o[r][i] *= keep[r];
+        if (changes[r]) store_elements(o[r], static_cast<O*>(op.o_RV) + rows[r] * V + v);
+      }
     }
   });
 }
@@ -84,11 +96,11 @@ void add_sink_logit_cuda(const AddSinkLogitCuda& op, StreamHandle stream) {
     using O = decltype(tag);
     if (has_whole_lanes(op.row_length, {op.o_RV})) {
       constexpr int kSize = kSharedLaneElements<O>;
-      const RowLanes lanes(op.num_rows, op.row_length, kSize);
+      const RowLanes lanes(op.num_rows, op.row_length, kSize, kRows);
       add_kernel<O, kSize>
           <<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
     } else {
-      const RowLanes lanes(op.num_rows, op.row_length, 1);
+      const RowLanes lanes(op.num_rows, op.row_length, 1, kRows);
       add_kernel<O, 1><<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
     }
   });
