@@ -52,6 +52,9 @@ config::Run read_config(const Job& job, const BenchArguments& arguments) {
     throw Error(ErrorCode::kConfig, {.what = "longship bench step without --config",
                                      .next = "name a run configuration, such as one of examples/"});
   config::Run run = load_config(arguments.config, arguments.overrides);
+  // Nothing is read or written there.
+  if (run.output_dir().empty()) run.set_output_dir("none");
+  if (run.data().tokens().empty()) run.mutable_data()->set_tokens("random");
   validate(run, job.world.size(), arguments.config);
   resolve_automatic_values(run, job.world.size());
   if (run.model().vocab_size() == 0)
