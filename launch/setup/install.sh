@@ -28,7 +28,9 @@ find_cxx > /dev/null || fail "the C++ compiler must be g++ $min_gcc or clang++ $
 find_cmake > /dev/null || pip_install "cmake>=$min_cmake,<4"
 find_cmake > /dev/null || fail "cmake $min_cmake or newer is needed"
 
-# Attention on GPUs is built with cuDNN's C++ headers, which no Debian package holds.
+# Attention on GPUs is built with cuDNN's C++ headers, which no Debian package holds. Without them the
+# build is for the CPU only, and says so.
 if command -v nvcc > /dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
-  has_cudnn_frontend || pip_install nvidia-cudnn-frontend --no-deps
+  has_cudnn_frontend || (pip_install nvidia-cudnn-frontend --no-deps) ||
+    say "without cudnn-frontend the build will be for the CPU only"
 fi
