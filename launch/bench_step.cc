@@ -70,6 +70,7 @@ config::Run read_config(const Job& job, const BenchArguments& arguments) {
 void bench_step(Job& job, const BenchArguments& arguments, const BenchRounds& rounds,
                 BenchReport& report) {
   const config::Run run = read_config(job, arguments);
+  job.ctx.deterministic |= run.train().deterministic();
   const Mesh mesh = Mesh::make(job.world, run.parallel().dp(), run.parallel().sp());
   Model model = make_model(job.ctx, run, mesh.sp);
   AdamW optimizer(job.ctx, model.parameters, {});
