@@ -99,7 +99,7 @@ struct BenchArguments {
 
   // attention
   std::vector<int64_t> lengths = {16384, 65536};  // tokens of the whole sequence
-  std::string heads = "32/8x128";  // query heads / key-value heads x head size
+  std::string heads = "32/8x128";                 // query heads / key-value heads x head size
   std::vector<std::string> strategies;  // none: local on one rank, else ulysses, ring, gather_kv
   int64_t mean_document = 0;            // random documents of this mean length; 0: one document
   int64_t window = 0;
