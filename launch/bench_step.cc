@@ -4,6 +4,7 @@
 #include "launch/config.h"
 #include "launch/layers.h"
 #include "launch/model.h"
+#include "launch/optimizer_options.h"
 #include "launch/step_flops.h"
 #include "launch/train_step.h"
 #include "launch/validate.h"
@@ -73,7 +74,7 @@ void bench_step(Job& job, const BenchArguments& arguments, const BenchRounds& ro
   job.ctx.deterministic |= run.train().deterministic();
   const Mesh mesh = Mesh::make(job.world, run.parallel().dp(), run.parallel().sp());
   Model model = make_model(job.ctx, run, mesh.sp);
-  AdamW optimizer(job.ctx, model.parameters, {});
+  AdamW optimizer(job.ctx, model.parameters, optimizer_options(run.optim()));
   const int64_t length = run.train().context();
   std::vector<Batch> batches;
   for (int64_t i = 0; i < run.train().global_batch() / mesh.dp.size(); ++i)

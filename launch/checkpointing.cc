@@ -70,6 +70,7 @@ int64_t header_integer(const Checkpoint& checkpoint, const char* name) {
 
 // Fields that may change between the legs of one run without changing what is learned from what.
 bool may_change_on_resume(std::string_view field) {
+  if (field == "optim.bf16_moments") return false;  // the saved moments have its dtype
   for (std::string_view prefix :
        {"output_dir", "data.tokens", "data.prefetch", "parallel.", "optim.", "checkpoint.",
         "telemetry.", "train.steps", "train.micro_batch", "train.recompute",

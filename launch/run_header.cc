@@ -26,8 +26,9 @@ std::string run_header(const config::Run& run, const Job& job, const Mesh& mesh,
                        const Packing& packing, const TokenFile& tokens) {
   const config::Train& train = run.train();
   const int64_t num_parameters = model.parameters.num_elements();
-  const int64_t state_bytes =
-      num_parameters * (3 * 4 + (train.precision() == config::Train::BF16 ? 2 : 0));
+  const int64_t compute_copy_bytes = train.precision() == config::Train::BF16 ? 2 : 0;
+  const int64_t moment_bytes = run.optim().bf16_moments() ? 2 : 4;
+  const int64_t state_bytes = num_parameters * (4 + 2 * moment_bytes + compute_copy_bytes);
   const double epochs = static_cast<double>(train.steps() * train.global_batch()) /
                         static_cast<double>(packing.num_samples());
   std::string text;

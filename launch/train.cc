@@ -10,6 +10,7 @@
 #include "launch/device_peaks.h"
 #include "launch/job.h"
 #include "launch/layers.h"
+#include "launch/optimizer_options.h"
 #include "launch/run_folder.h"
 #include "launch/run_header.h"
 #include "launch/step_batches.h"
@@ -151,11 +152,7 @@ int run_train(const TrainArguments& arguments) {
   });
 
   Model model = make_model(job.ctx, run, mesh.sp);
-  AdamW optimizer(job.ctx, model.parameters,
-                  {.beta1 = run.optim().beta1(),
-                   .beta2 = run.optim().beta2(),
-                   .epsilon = run.optim().eps(),
-                   .weight_decay = run.optim().weight_decay()});
+  AdamW optimizer(job.ctx, model.parameters, optimizer_options(run.optim()));
   const CheckpointSource checkpoint_source{run, mesh, model, optimizer, *tokens};
   const Warn warn = [&](const std::string& message) { job.say(message); };
 

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "runtime/checkpoint/checkpoint.h"
 #include "tests/program/longship_program.h"
 
 namespace longship::testing {
@@ -62,6 +63,35 @@ TEST(Resume, TenStepsTwiceEqualTwentyBitForBit) {
               run.metric(name + "_whole", "grad_norm_hex"));
     EXPECT_EQ(run.weights_fingerprint(name + "_legs"), run.weights_fingerprint(name + "_whole"));
   }
+}
+
+TEST(Resume, MomentsInBf16AreSavedAsTheyAre) {
+  TinyRun run;
+  auto train = [&](const char* name, const char* steps, const char* bf16_moments) {
+    return run.train(2, name,
+                     {std::string("train.steps=") + steps, "optim.schedule=CONSTANT",
+                      std::string("optim.bf16_moments=") + bf16_moments});
+  };
+  ASSERT_EQ(train("whole", "8", "true").exit_code, 0);
+  ASSERT_EQ(train("legs", "4", "true").exit_code, 0);
+  const ProgramResult other = train("legs", "8", "false");
+  EXPECT_EQ(other.exit_code, 2) << other.output;
+  EXPECT_NE(other.output.find("optim.bf16_moments: true -> false"), std::string::npos)
+      << other.output;
+  const ProgramResult second = train("legs", "8", "true");
+  ASSERT_EQ(second.exit_code, 0) << second.output;
+  EXPECT_EQ(run.metric("legs", "loss_hex"), run.metric("whole", "loss_hex"));
+  EXPECT_EQ(run.weights_fingerprint("legs"), run.weights_fingerprint("whole"));
+
+  const Checkpoint checkpoint =
+      Checkpoint::open(run.folder("whole") + "/checkpoints/step_00000008");
+  size_t num_moments = 0;
+  for (const CheckpointTensor& tensor : checkpoint.tensors()) {
+    const bool is_moment = tensor.name.starts_with("optim.");
+    EXPECT_EQ(tensor.dtype, is_moment ? DType::kBF16 : DType::kF32) << tensor.name;
+    num_moments += is_moment;
+  }
+  EXPECT_EQ(3 * num_moments, 2 * checkpoint.tensors().size());
 }
 
 TEST(Resume, OtherRanksAndStrategiesContinueWithTheSameLoss) {
