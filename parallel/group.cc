@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "parallel/group_backend.h"
+#include "parallel/message_rows.h"
 #include "parallel/self_group.h"
 
 namespace longship {
@@ -48,6 +49,14 @@ void check_summable(std::string_view label, const Tensor& tensor) {
 
 }  // namespace
 
+int64_t bytes_to_others(int rank, const std::vector<P2P>& batch) {
+  int64_t bytes = 0;
+  for (const P2P& message : batch)
+    if (message.kind == P2P::Kind::kSend && message.peer != rank)
+      bytes += message.tensor.num_bytes();
+  return bytes;
+}
+
 std::vector<std::pair<Tensor, Tensor>> take_local_messages(int rank, std::vector<P2P>& batch) {
   std::deque<Tensor> sends, receives;
   std::vector<P2P> remote;
@@ -63,14 +72,24 @@ std::vector<std::pair<Tensor, Tensor>> take_local_messages(int rank, std::vector
   batch = std::move(remote);
   std::vector<std::pair<Tensor, Tensor>> pairs;
   for (size_t i = 0; i < sends.size(); ++i) {
-    LONGSHIP_CHECK(
-        sends[i].dtype() == receives[i].dtype() && sends[i].numel() == receives[i].numel(),
-        "rank {} sends {} {} to itself and receives {} {}", rank, dtype_name(sends[i].dtype()),
-        shape_string(sends[i].shape()), dtype_name(receives[i].dtype()),
-        shape_string(receives[i].shape()));
+    const bool fits = sends[i].dtype() == receives[i].dtype() &&
+                      sends[i].numel() == receives[i].numel() &&
+                      (sends[i].is_contiguous() || receives[i].is_contiguous() ||
+                       sends[i].shape() == receives[i].shape());
+    LONGSHIP_CHECK(fits, "rank {} sends {} {} to itself and receives {} {}", rank,
+                   dtype_name(sends[i].dtype()), shape_string(sends[i].shape()),
+                   dtype_name(receives[i].dtype()), shape_string(receives[i].shape()));
     pairs.emplace_back(std::move(sends[i]), std::move(receives[i]));
   }
   return pairs;
+}
+
+void copy_local_message(const Tensor& to, const Tensor& from) {
+  if (to.is_contiguous()) {
+    to.reshape(from.shape()).copy_from(from);
+  } else {
+    to.copy_from(from.is_contiguous() ? from.reshape(to.shape()) : from);
+  }
 }
 
 Group Group::self() {
@@ -92,7 +111,9 @@ Group Group::split(int color, int key) const {
 
 Work Group::exchange(std::string_view label, std::vector<P2P> batch) const {
   for (const P2P& message : batch) {
-    check_contiguous(label, message.kind == P2P::Kind::kSend ? "sent" : "received", message.tensor);
+    LONGSHIP_CHECK(message.tensor.defined() && has_contiguous_rows(message.tensor),
+                   "`{}`: the {} tensor must be defined and its rows contiguous", label,
+                   message.kind == P2P::Kind::kSend ? "sent" : "received");
     LONGSHIP_CHECK(message.peer >= 0 && message.peer < size(), "`{}`: peer {} in a group of {}",
                    label, message.peer, size());
   }

@@ -3,10 +3,10 @@
 // Every operation is asynchronous and carries a label, under which the bytes that leave this rank
 // are counted. All ranks of a group must issue the same operations in the same order, from one
 // thread at a time; different groups may be used by different threads at once, but only one thread
-// of a rank may split(). Tensors passed in must be contiguous and must not be changed (sends) or
-// read (receives) before the operation's Work is done; until then the operation keeps them alive.
-// Dtypes are any, unless an operation sums. Sums are taken in ascending rank order, so every rank
-// gets the same bits in every run.
+// of a rank may split(). Tensors passed in must be contiguous, except in exchange(), and must not
+// be changed (sends) or read (receives) before the operation's Work is done; until then the
+// operation keeps them alive. Dtypes are any, unless an operation sums. Sums are taken in ascending
+// rank order, so every rank gets the same bits in every run.
 //
 // Tensors on a GPU go from GPU to GPU where the group is that of a GpuRuntime; the tensors of one
 // operation lie on one device. Such an operation begins after what the GPU's compute stream holds
@@ -57,7 +57,7 @@ struct P2P {
   enum class Kind { kSend, kReceive };
   Kind kind;
   int peer;       // rank in the group; may be this rank itself
-  Tensor tensor;  // contiguous
+  Tensor tensor;  // contiguous behind dim 0; its rows may lie apart, as in x_THD.slice(1, 0, 2)
 
   static P2P send(int peer, Tensor tensor) { return {Kind::kSend, peer, std::move(tensor)}; }
   static P2P receive(int peer, Tensor tensor) { return {Kind::kReceive, peer, std::move(tensor)}; }
@@ -92,7 +92,8 @@ class Group {
   Group split(int color, int key) const;
 
   // A batch of sends and receives, all in flight at once. Messages between one pair match in the
-  // order in which they are listed.
+  // order in which they are listed. A message is the elements in their order; where the rows (dim
+  // 0) lie apart on one side, nobody need pack them. If they do on both, both have one shape.
   Work exchange(std::string_view label, std::vector<P2P> batch) const;
 
   // Rows (dim 0) [sum of send_rows[<r], + send_rows[r]) of `send` go to rank r; the rows from rank

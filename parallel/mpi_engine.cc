@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <future>
 
 namespace longship {
@@ -137,8 +136,7 @@ void MpiEngine::advance(const std::shared_ptr<MpiOperation>& operation) {
       if (!operation->next_stage(stage)) return operation->finish();
       std::erase_if(stage.messages, [](const MpiMessage& message) { return message.bytes == 0; });
       post(operation, stage);
-      for (const LocalCopy& copy : stage.copies)
-        if (copy.bytes > 0) std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+      for (const LocalCopy& copy : stage.copies) copy_rows(copy.to, copy.from, copy.rows);
       if (!stage.messages.empty()) return;
     }
   } catch (...) {

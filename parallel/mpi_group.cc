@@ -1,6 +1,7 @@
 #include "parallel/mpi_group.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "parallel/all_reduce_plan.h"
 #include "parallel/reduce_kernel.h"
@@ -15,28 +16,55 @@ MpiMessage message_of(const P2P& p2p) {
   return {p2p.kind, p2p.peer, p2p.tensor.raw(), p2p.tensor.num_bytes()};
 }
 
+LocalCopy copy_between(const Tensor& to, const Tensor& from) {
+  return {to.raw(), from.raw(), RowCopy::between(MessageRows::of(to), MessageRows::of(from))};
+}
+
+// Rows that lie apart are packed in front of their message and unpacked behind it.
 class ExchangeOperation final : public MpiOperation {
  public:
   ExchangeOperation(Identity identity, std::vector<P2P> batch,
                     std::vector<std::pair<Tensor, Tensor>> local)
-      : MpiOperation(std::move(identity)), batch_(std::move(batch)), local_(std::move(local)) {}
+      : MpiOperation(std::move(identity)), batch_(std::move(batch)), local_(std::move(local)) {
+    for (P2P& p2p : batch_) {
+      if (p2p.tensor.is_contiguous()) continue;
+      const Tensor packed =
+          Tensor::empty(p2p.tensor.memory(), p2p.tensor.shape(), p2p.tensor.dtype());
+      const Tensor apart = std::exchange(p2p.tensor, packed);
+      if (p2p.kind == P2P::Kind::kSend)
+        packing_.emplace_back(apart, packed);
+      else
+        unpacking_.emplace_back(packed, apart);
+    }
+  }
 
   bool next_stage(MpiStage& stage) override {
     if (sent_) {
+      copy(unpacking_);
       batch_.clear();
       local_.clear();
       return false;
     }
     sent_ = true;
+    copy(packing_);
     for (const P2P& p2p : batch_) stage.messages.push_back(message_of(p2p));
-    for (const auto& [from, to] : local_)
-      stage.copies.push_back({to.raw(), from.raw(), from.num_bytes()});
+    for (const auto& [from, to] : local_) stage.copies.push_back(copy_between(to, from));
     return true;
   }
 
  private:
+  using Pairs = std::vector<std::pair<Tensor, Tensor>>;  // from, to
+
+  static void copy(Pairs& pairs) {
+    for (const auto& [from, to] : pairs) {
+      const LocalCopy copy = copy_between(to, from);
+      copy_rows(copy.to, copy.from, copy.rows);
+    }
+    pairs.clear();
+  }
+
   std::vector<P2P> batch_;
-  std::vector<std::pair<Tensor, Tensor>> local_;
+  Pairs local_, packing_, unpacking_;
   bool sent_ = false;
 };
 
@@ -190,11 +218,9 @@ Work MpiBackend::submit(std::shared_ptr<MpiOperation> operation) {
 
 Work MpiBackend::exchange(std::string_view label, std::vector<P2P> batch) {
   auto local = take_local_messages(rank(), batch);
-  int64_t sent_bytes = 0;
-  for (const P2P& p2p : batch)
-    if (p2p.kind == P2P::Kind::kSend) sent_bytes += p2p.tensor.num_bytes();
-  return submit(std::make_shared<ExchangeOperation>(next_identity(label, sent_bytes),
-                                                    std::move(batch), std::move(local)));
+  auto identity = next_identity(label, bytes_to_others(rank(), batch));
+  return submit(
+      std::make_shared<ExchangeOperation>(std::move(identity), std::move(batch), std::move(local)));
 }
 
 Work MpiBackend::reduce_scatter(std::string_view label, const Tensor& send, const Tensor& receive,

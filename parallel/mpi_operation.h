@@ -14,6 +14,7 @@
 
 #include "parallel/comm_recorder.h"
 #include "parallel/group.h"
+#include "parallel/message_rows.h"
 
 namespace longship {
 
@@ -37,7 +38,7 @@ struct MpiMessage {
 struct LocalCopy {
   std::byte* to;
   const std::byte* from;
-  int64_t bytes;
+  RowCopy rows;
 };
 
 // Messages that are in flight together; the copies are made while they are.

@@ -1,5 +1,6 @@
 #include "parallel/muted_group.h"
 
+#include "parallel/all_reduce_plan.h"
 #include "parallel/group_backend.h"
 
 namespace longship {
@@ -16,11 +17,7 @@ class MutedBackend final : public Group::Backend {
     return std::make_shared<MutedBackend>(part.rank(), part.size(), shared_recorder(), part);
   }
   Work exchange(std::string_view label, std::vector<P2P> batch) override {
-    int64_t sent_bytes = 0;
-    for (const P2P& message : batch)
-      if (message.kind == P2P::Kind::kSend && message.peer != rank())
-        sent_bytes += message.tensor.num_bytes();
-    recorder().record_call(label, sent_bytes);
+    recorder().record_call(label, bytes_to_others(rank(), batch));
     return Work();
   }
   Work reduce_scatter(std::string_view label, const Tensor& send, const Tensor& receive,
@@ -28,8 +25,10 @@ class MutedBackend final : public Group::Backend {
     recorder().record_call(label, send.num_bytes() - receive.num_bytes());
     return Work();
   }
-  Work all_reduce(std::string_view label, const Tensor&, ReduceOp) override {
-    recorder().record_call(label, 0);
+  Work all_reduce(std::string_view label, const Tensor& tensor, ReduceOp) override {
+    const AllReducePlan plan =
+        all_reduce_plan(rank(), size(), tensor.numel(), dtype_size(tensor.dtype()));
+    recorder().record_call(label, plan.sent_bytes);
     return Work();
   }
 

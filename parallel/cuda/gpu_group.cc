@@ -43,17 +43,12 @@ Work GpuBackend::exchange(std::string_view label, std::vector<P2P> batch) {
   if (batch.empty() || !is_on_gpu(batch[0].tensor))
     return hosts_->exchange(label, std::move(batch));
   hosts_->skip_operation();
-  int64_t sent_bytes = 0;
+  recorder().record_call(label, bytes_to_others(rank(), batch));
   std::vector<Tensor> tensors;
-  for (const P2P& message : batch) {
-    tensors.push_back(message.tensor);
-    if (message.kind == P2P::Kind::kSend && message.peer != rank())
-      sent_bytes += message.tensor.num_bytes();
-  }
-  recorder().record_call(label, sent_bytes);
+  for (const P2P& message : batch) tensors.push_back(message.tensor);
   const auto local = take_local_messages(rank(), batch);
   if (link_ == nullptr) {
-    for (const auto& [from, to] : local) to.reshape(from.shape()).copy_from(from);
+    for (const auto& [from, to] : local) copy_local_message(to, from);
     return Work();
   }
   auto operation = link_->begin(label, std::move(tensors));

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "parallel/mesh.h"
+#include "parallel/muted_group.h"
 #include "runtime/random.h"
 #include "tests/support/mpi_main.h"
 
@@ -131,6 +132,64 @@ TYPED_TEST(GroupOfType, ExchangeShiftsAroundTheRing) {
   for (int64_t i = 0; i < 2; ++i)
     ASSERT_EQ(as_double(from_second.data<T>()[i]),
               static_cast<double>(mark(previous, rank, i + 4)));
+}
+
+// Row counts by sender and receiver: none, one and odd ones.
+int64_t message_rows(int from, int to) {
+  return std::vector<int64_t>{0, 1, 7, 3}[static_cast<size_t>((from * 2 + to) % 4)];
+}
+
+// Columns of a wider tensor are sent and received where they lie, by either side or by both, also
+// to this rank itself.
+TYPED_TEST(GroupOfType, ExchangeTakesRowsThatLieApart) {
+  using T = TypeParam;
+  const Group group = world();
+  const int rank = group.rank(), size = group.size();
+  const auto untouched = as<T>(119);
+  const auto filled = [&](Shape shape) {
+    Tensor tensor = Tensor::empty(kMemory, std::move(shape), DTypeOf<T>::value);
+    std::fill_n(tensor.data<T>(), tensor.numel(), untouched);
+    return tensor;
+  };
+  struct Message {
+    Tensor whole;  // [rows, 5, 3], of which columns [1, 3) are received, or just these
+    int peer, round;
+  };
+  std::vector<Message> received;
+  std::vector<P2P> batch;
+  int64_t sent_bytes = 0;
+  for (int round = 0; round < 4; ++round) {
+    const bool sends_columns = round % 2 == 0, receives_columns = round < 2;
+    for (int peer = 0; peer < size; ++peer) {
+      const int64_t num_sent = message_rows(rank, peer), num_received = message_rows(peer, rank);
+      const Tensor wide = filled({num_sent, 4, 3});
+      const Tensor out = sends_columns ? wide.slice(1, 2, 2) : filled({num_sent * 6});
+      for (int64_t i = 0; i < num_sent * 6; ++i)
+        out.data<T>()[sends_columns ? i / 6 * 12 + i % 6 : i] = as<T>(mark(rank, peer, round + i));
+      batch.push_back(P2P::send(peer, out));
+      if (peer != rank) sent_bytes += num_sent * 6 * dtype_size(DTypeOf<T>::value);
+      received.push_back({filled({num_received, receives_columns ? 5 : 2, 3}), peer, round});
+      const Tensor& in = received.back().whole;
+      batch.push_back(P2P::receive(peer, receives_columns ? in.slice(1, 1, 2) : in));
+    }
+  }
+  group.reset_stats();
+  group.exchange("test.rows", std::move(batch)).wait();
+  EXPECT_EQ(group.stats().sent_bytes("test.rows"), sent_bytes);
+  for (const Message& message : received) {
+    const Tensor& whole = message.whole;
+    const T* const elements = whole.data<T>();
+    const int64_t width = 3 * whole.dim(1), begin = width > 6 ? 3 : 0;
+    for (int64_t i = 0; i < whole.numel(); ++i) {
+      const int64_t row = i / width, column = i % width - begin;
+      const bool is_message = column >= 0 && column < 6;
+      const T expected = is_message
+                             ? as<T>(mark(message.peer, rank, message.round + row * 6 + column))
+                             : untouched;
+      ASSERT_EQ(as_double(elements[i]), as_double(expected))
+          << "element " << i << " from " << message.peer << " in round " << message.round;
+    }
+  }
 }
 
 template <class T>
@@ -333,6 +392,30 @@ TEST(Group, ChildrenShareTheCountersOfTheirParent) {
   EXPECT_EQ(group.stats().sent_bytes("test.child"), (group.size() - 1) * 8);
 }
 
+TEST(MutedGroup, CountsTheBytesOfTheRealOne) {
+  const Group group = world();
+  const Group silent = muted(group);
+  const auto size = static_cast<size_t>(group.size());
+  const std::vector<int64_t> rows(size, 3);
+  group.reset_stats();
+  for (const Group& used : {group, silent}) {
+    const Tensor part = Tensor::zeros(kMemory, {3, 2}, DType::kF32);
+    const Tensor all = Tensor::zeros(kMemory, {3 * group.size(), 2}, DType::kF32);
+    used.all_gather("gather", part, all, rows).wait();
+    used.all_to_all("a2a", all, rows, all.clone(), rows).wait();
+    used.reduce_scatter("scatter", all, part, rows).wait();
+    used.broadcast("broadcast", part, 0).wait();
+    used.all_reduce("small", part).wait();
+    used.all_reduce("large", Tensor::zeros(kMemory, {40009}, DType::kF32)).wait();
+  }
+  const CommStats expected = group.stats(), counted = silent.stats();
+  ASSERT_EQ(counted.by_label.size(), expected.by_label.size());
+  for (const auto& [label, entry] : expected.by_label) {
+    EXPECT_EQ(counted.sent_bytes(label), entry.sent_bytes) << label;
+    EXPECT_EQ(counted.by_label.at(label).num_calls, entry.num_calls) << label;
+  }
+}
+
 TEST(Group, RefusesTensorsThatDoNotFit) {
   const Group group = world();
   const auto size = static_cast<size_t>(group.size());
@@ -343,6 +426,17 @@ TEST(Group, RefusesTensorsThatDoNotFit) {
   EXPECT_THROW(group.broadcast("bad", matrix, group.size()), Error);
   EXPECT_THROW(group.exchange("bad", {P2P::send(-1, matrix)}), Error);
   EXPECT_THROW(group.exchange("bad", {P2P::send(group.rank(), matrix)}), Error);
+  const Tensor columns = matrix.transpose(0, 1);
+  EXPECT_THROW(group.exchange("bad", {P2P::send(group.rank(), columns),
+                                      P2P::receive(group.rank(), columns.clone())}),
+               Error);
+  // Rows apart on both sides, of different lengths.
+  EXPECT_THROW(
+      group.exchange(
+          "bad",
+          {P2P::send(group.rank(), matrix.slice(1, 0, 2)),
+           P2P::receive(group.rank(), Tensor::zeros(kMemory, {2, 6}, DType::kF32).slice(1, 0, 4))}),
+      Error);
   EXPECT_THROW(group.split(-1, 0), Error);
   const std::vector<int64_t> rows(size, 1), more(size + 1, 1), negative(size, -1);
   const Tensor row = Tensor::zeros(kMemory, {1, 6}, DType::kF32);

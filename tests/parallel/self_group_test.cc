@@ -66,6 +66,20 @@ TEST_F(SelfGroup, MatchesItsOwnMessagesInOrder) {
   EXPECT_EQ(to_second.data<float>()[0], 3);
 }
 
+TEST_F(SelfGroup, CopiesRowsThatLieApart) {
+  const Tensor columns = values().slice(1, 1, 1);
+  const Tensor packed = Tensor::zeros(memory_, {3}, DType::kF32), wide = zeros();
+  group_
+      .exchange("x", {P2P::send(0, columns), P2P::receive(0, packed), P2P::send(0, columns),
+                      P2P::receive(0, wide.slice(1, 0, 1))})
+      .wait();
+  const float* const w = wide.data<float>();
+  EXPECT_EQ(std::vector<float>(w, w + 6), (std::vector<float>{-2, 0, 0.25f, 0, -1, 0}));
+  wide.fill_zero();
+  group_.exchange("x", {P2P::send(0, packed), P2P::receive(0, wide.slice(1, 1, 1))}).wait();
+  EXPECT_EQ(std::vector<float>(w, w + 6), (std::vector<float>{0, -2, 0, 0.25f, 0, -1}));
+}
+
 TEST_F(SelfGroup, CountsCallsButNoBytes) {
   const Group child = group_.split(0, 0);
   group_.barrier("a");
