@@ -3,7 +3,7 @@
 #include <limits>
 #include <span>
 
-#include "parallel/head_exchange.h"
+#include "parallel/head_range.h"
 #include "runtime/ops/accumulate.h"
 #include "runtime/ops/fill.h"
 #include "runtime/ops/merge_partials.h"
@@ -22,14 +22,6 @@ bool covers_all(const std::vector<RowRange>& ranges, int64_t num_rows) {
 std::vector<RowRange> few(const std::vector<RowRange>& ranges) {
   if (ranges.size() <= kMostRanges) return ranges;
   return {cover(ranges.front(), ranges.back())};
-}
-
-Tensor rows_of(const Tensor& tensor, RowRange rows) {
-  return tensor.slice(0, rows.begin, rows.count);
-}
-
-Tensor heads_of(const Tensor& x_THX, HeadRange heads) {
-  return x_THX.slice(1, heads.begin, heads.count);
 }
 
 // A gradient on its way from the rounds of a plan into the tensor of the caller.

@@ -25,16 +25,12 @@
 #include <algorithm>
 
 #include "parallel/gathered_keys.h"
-#include "parallel/head_exchange.h"
+#include "parallel/head_range.h"
 #include "parallel/key_value.h"
 #include "parallel/resident_schedule.h"
 
 namespace longship {
 namespace {
-
-Tensor heads(const Tensor& x_THX, HeadRange span) {
-  return x_THX.slice(1, span.begin, span.count);
-}
 
 // The rows that travel for any group of heads, and what the local queries see of them.
 struct Gathered {
@@ -78,7 +74,7 @@ class GroupWalk {
     const HeadRange kv = kv_heads(), query = query_heads();
     begin_next_ = begin_ + kv.count;
     start();
-    return {.q_THD = heads(call_.input.q_THD, query).contiguous(),
+    return {.q_THD = heads_of(call_.input.q_THD, query).contiguous(),
             .k_SKD = present.k_SKD,
             .v_SKV = present.v_SKV,
             .kv_head = grouped_kv_heads(query.count, kv.count),
@@ -105,7 +101,8 @@ class GroupWalk {
     const SoftmaxBlockInput& local = call_.input;
     arriving_ = room_of(span, call_.shape.dtype);
     work_ = traffic_.gather(
-        label_, {heads(local.k_SKD, span).contiguous(), heads(local.v_SKV, span).contiguous()},
+        label_,
+        {heads_of(local.k_SKD, span).contiguous(), heads_of(local.v_SKV, span).contiguous()},
         arriving_);
   }
 
@@ -152,8 +149,8 @@ SoftmaxBlockOutput GatherKvPasses::forward(Context& ctx, const ResidentAttention
        !walk.done(); walk.advance()) {
     const SoftmaxBlockOutput part =
         kernel().forward(ctx, walk.arrive(), gathered.mask, whole_o_dtype(call));
-    heads(all.o_THV, walk.query_heads()).copy_from(part.o_THV);
-    heads(all.lse_TH, walk.query_heads()).copy_from(part.lse_TH);
+    heads_of(all.o_THV, walk.query_heads()).copy_from(part.o_THV);
+    heads_of(all.lse_TH, walk.query_heads()).copy_from(part.lse_TH);
   }
   return all;
 }
@@ -173,24 +170,24 @@ ResidentGradients GatherKvPasses::backward(Context& ctx, const ResidentAttention
   HeadRange returning;  // of `back`
   auto finish_return = [&] {
     if (returning.count == 0) return;
-    gathered.traffic.finish_return(ctx, std::move(back),
-                                   {heads(home.k_SKD, returning), heads(home.v_SKV, returning)});
+    gathered.traffic.finish_return(
+        ctx, std::move(back), {heads_of(home.k_SKD, returning), heads_of(home.v_SKV, returning)});
   };
   for (GroupWalk walk(ctx, gathered.traffic, call, backward_label(), heads_per_group(call));
        !walk.done(); walk.advance()) {
     const SoftmaxBlockInput block = walk.arrive();
     const HeadRange query = walk.query_heads();
     const KeyValue part = walk.room(sums);
-    const SoftmaxBlockBackward gradients{.do_THV = heads(do_THV, query).contiguous(),
-                                         .lse_TH = heads(output.lse_TH, query).contiguous(),
-                                         .delta_or_o = heads(row_term, query).contiguous(),
+    const SoftmaxBlockBackward gradients{.do_THV = heads_of(do_THV, query).contiguous(),
+                                         .lse_TH = heads_of(output.lse_TH, query).contiguous(),
+                                         .delta_or_o = heads_of(row_term, query).contiguous(),
                                          .dq_THD = ctx.empty(block.q_THD.shape(), dq_dtype),
                                          .dk_SKD = part.k_SKD,
                                          .dv_SKV = part.v_SKV,
                                          .write_dq = true,
                                          .write_dkv = true};
     kernel().backward(ctx, block, gathered.mask, gradients);
-    heads(dq_THD, query).copy_from(gradients.dq_THD);
+    heads_of(dq_THD, query).copy_from(gradients.dq_THD);
     finish_return();
     returning = walk.kv_heads();
     back = gathered.traffic.start_return(ctx, backward_label(), part);

@@ -31,10 +31,6 @@
 namespace longship {
 namespace {
 
-Tensor heads_of(const Tensor& x_THX, HeadRange heads) {
-  return x_THX.slice(1, heads.begin, heads.count);
-}
-
 // One call as both passes see it.
 struct LatentCall {
   Tensor q_THD, latent_TL, expand_OC;

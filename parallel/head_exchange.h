@@ -11,15 +11,10 @@
 #include <vector>
 
 #include "parallel/group.h"
+#include "parallel/head_range.h"
 #include "runtime/context.h"
 
 namespace longship {
-
-struct HeadRange {
-  int64_t begin = 0, count = 0;
-  int64_t end() const { return begin + count; }
-  bool operator==(const HeadRange&) const = default;
-};
 
 // What one rank computes.
 struct HeadShare {

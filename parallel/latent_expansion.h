@@ -3,7 +3,7 @@
 // for S rows.
 #pragma once
 
-#include "parallel/head_exchange.h"
+#include "parallel/head_range.h"
 #include "parallel/key_value.h"
 #include "parallel/latent_schedule.h"
 

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/tensor.h"
+
 namespace longship {
 
 struct RowRange {
@@ -11,6 +13,11 @@ struct RowRange {
   int64_t end() const { return begin + count; }
   bool operator==(const RowRange&) const = default;
 };
+
+// A view of these rows of a tensor.
+inline Tensor rows_of(const Tensor& tensor, RowRange rows) {
+  return tensor.slice(0, rows.begin, rows.count);
+}
 
 // The smallest range that covers both; a range of no rows adds nothing.
 RowRange cover(RowRange a, RowRange b);

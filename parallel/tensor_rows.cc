@@ -14,7 +14,7 @@ void add(std::vector<P2P>& batch, P2P::Kind kind, int peer, const TensorRows& te
 
 TensorRows slice(const TensorRows& tensors, RowRange rows) {
   TensorRows parts;
-  for (const Tensor& tensor : tensors) parts.push_back(tensor.slice(0, rows.begin, rows.count));
+  for (const Tensor& tensor : tensors) parts.push_back(rows_of(tensor, rows));
   return parts;
 }
 
