@@ -44,16 +44,24 @@ Work GpuBackend::exchange(std::string_view label, std::vector<P2P> batch) {
     return hosts_->exchange(label, std::move(batch));
   hosts_->skip_operation();
   recorder().record_call(label, bytes_to_others(rank(), batch));
-  std::vector<Tensor> tensors;
-  for (const P2P& message : batch) tensors.push_back(message.tensor);
-  const auto local = take_local_messages(rank(), batch);
+  const TensorPairs local = take_local_messages(rank(), batch);
   if (link_ == nullptr) {
     for (const auto& [from, to] : local) copy_local_message(to, from);
     return Work();
   }
+  const GpuLink::Packing packing = link_->pack(batch);
+  std::vector<Tensor> tensors;
+  for (const P2P& message : batch) tensors.push_back(message.tensor);
+  for (const TensorPairs* pairs : {&local, &packing.before, &packing.after})
+    for (const auto& [from, to] : *pairs) {
+      tensors.push_back(from);
+      tensors.push_back(to);
+    }
   auto operation = link_->begin(label, std::move(tensors));
-  link_->copy(*operation, local);
+  link_->copy_beside(*operation, local);
+  link_->copy(packing.before);
   link_->exchange(*operation, std::move(batch));
+  link_->copy(packing.after);
   return link_->end(std::move(operation));
 }
 

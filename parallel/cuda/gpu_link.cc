@@ -5,6 +5,7 @@
 #include <exception>
 #include <iterator>
 
+#include "parallel/message_rows.h"
 #include "runtime/cuda/cuda_copy.h"
 
 namespace longship {
@@ -34,6 +35,19 @@ std::string names_of_others(const std::vector<Place>& places, int own_rank) {
     if (rank++ != own_rank)
       names += fmt::format("{}rank {}", names.empty() ? "" : ", ", place.world_rank);
   return names + " of the job";
+}
+
+// Within the GPU. A kernel, as the engine for copies takes longer to begin: it pays for long runs.
+void enqueue(const Tensor& from, const Tensor& to, const Stream& stream) {
+  constexpr int64_t kLongRunBytes = int64_t{1} << 20;
+  if (from.num_bytes() == 0 || from.address() == to.address()) return;
+  const RowCopy rows = RowCopy::between(MessageRows::of(to), MessageRows::of(from));
+  const CudaRowCopy copy = {to.address(),    rows.to_pitch,  from.address(),
+                            rows.from_pitch, rows.row_bytes, rows.num_rows};
+  if (copy.row_bytes >= kLongRunBytes)
+    enqueue_row_copy(copy, stream.handle());
+  else
+    enqueue_row_copy_kernel(copy, stream.handle());
 }
 
 }  // namespace
@@ -119,17 +133,44 @@ std::shared_ptr<GpuOperation> GpuLink::begin(std::string_view label, std::vector
   return operation;
 }
 
-void GpuLink::copy(const GpuOperation& operation,
-                   const std::vector<std::pair<Tensor, Tensor>>& local) {
-  constexpr int64_t kLongBytes = int64_t{1} << 20;  // that take longer than events to fork and join
-  for (const auto& [from, to] : local) {
-    if (from.num_bytes() == 0 || from.address() == to.address()) continue;
-    const bool is_long = from.num_bytes() >= kLongBytes;
-    const Stream& stream = is_long ? side_ : *stream_;
-    if (is_long) side_.wait(operation.progress()->begin);
-    enqueue_copy(to.address(), from.address(), from.num_bytes(), stream.handle());
-    if (is_long) side_end_ = side_.record();
+bool GpuLink::is_by_peer_copy(const TransportChoice& choice, const P2P& message) const {
+  return copies_ != nullptr && local_rank_[static_cast<size_t>(message.peer)] >= 0 &&
+         choice.of(message.tensor.num_bytes()) == Transport::kPeerCopies;
+}
+
+GpuLink::Packing GpuLink::pack(std::vector<P2P>& batch) const {
+  Packing packing;
+  for (P2P& message : batch) {
+    if (message.tensor.is_contiguous() || is_by_peer_copy(choice_, message)) continue;
+    const Tensor room =
+        Tensor::empty(comm_->gpu->memory, message.tensor.shape(), message.tensor.dtype());
+    const Tensor apart = std::exchange(message.tensor, room);
+    if (message.kind == P2P::Kind::kSend)
+      packing.before.emplace_back(apart, room);
+    else
+      packing.after.emplace_back(room, apart);
   }
+  return packing;
+}
+
+void GpuLink::copy_beside(const GpuOperation& operation, const TensorPairs& local) {
+  constexpr int64_t kLongBytes = int64_t{1} << 20;  // that take longer than events to fork and join
+  TensorPairs others;
+  bool any_long = false;
+  for (const auto& [from, to] : local) {
+    if (from.num_bytes() < kLongBytes) {
+      others.emplace_back(from, to);
+      continue;
+    }
+    if (!std::exchange(any_long, true)) side_.wait(operation.progress()->begin);
+    enqueue(from, to, side_);
+  }
+  if (any_long) side_end_ = side_.record();
+  copy(others);
+}
+
+void GpuLink::copy(const TensorPairs& pairs) {
+  for (const auto& [from, to] : pairs) enqueue(from, to, *stream_);
 }
 
 void GpuLink::exchange(const TransportChoice& choice, const GpuOperation& operation,
@@ -137,10 +178,8 @@ void GpuLink::exchange(const TransportChoice& choice, const GpuOperation& operat
   std::vector<P2P> copied, sent;
   for (P2P& message : batch) {
     if (message.tensor.num_bytes() == 0) continue;
-    const int local = local_rank_[static_cast<size_t>(message.peer)];
-    const bool is_copied = copies_ != nullptr && local >= 0 &&
-                           choice.of(message.tensor.num_bytes()) == Transport::kPeerCopies;
-    if (is_copied) message.peer = local;
+    const bool is_copied = is_by_peer_copy(choice, message);
+    if (is_copied) message.peer = local_rank_[static_cast<size_t>(message.peer)];
     (is_copied ? copied : sent).push_back(std::move(message));
   }
   try {

@@ -28,6 +28,8 @@ struct GpuComm {
   TransportChoice choice{Transport::kNccl};
 };
 
+using TensorPairs = std::vector<std::pair<Tensor, Tensor>>;  // from, to
+
 class GpuLink final : public CommWatch::Link {
  public:
   // Collective over `hosts`, the ranks of the group over MPI. Builds the transports that `choice`
@@ -52,12 +54,22 @@ class GpuLink final : public CommWatch::Link {
   const std::shared_ptr<const Gpu>& gpu() const { return comm_->gpu; }
   const std::shared_ptr<GpuComm>& comm() const { return comm_; }
 
+  // NCCL takes one run of bytes: messages that it will carry and whose rows lie apart are replaced
+  // by room for their rows. What is to be copied in front of the messages and behind them. Before
+  // begin(), which orders the use of that memory.
+  struct Packing {
+    TensorPairs before, after;
+  };
+  Packing pack(std::vector<P2P>& batch) const;
+
   // An operation is begun with all its tensors, fed with messages and kernels, and ended. begin()
   // throws if anything has failed before.
   std::shared_ptr<GpuOperation> begin(std::string_view label, std::vector<Tensor> tensors);
-  // Messages of this rank to itself, as (from, to). Long ones run beside what else the operation
-  // does until its end.
-  void copy(const GpuOperation& operation, const std::vector<std::pair<Tensor, Tensor>>& local);
+  // Messages of this rank to itself. Long ones run beside what else the operation does until its
+  // end.
+  void copy_beside(const GpuOperation& operation, const TensorPairs& local);
+  // Copies in the order of the operation.
+  void copy(const TensorPairs& pairs);
   // Messages to and from other ranks of the group, in flight together.
   void exchange(const GpuOperation& operation, std::vector<P2P> batch) {
     exchange(choice_, operation, std::move(batch));
@@ -78,6 +90,7 @@ class GpuLink final : public CommWatch::Link {
           const TransportChoice& choice);
   void exchange(const TransportChoice& choice, const GpuOperation& operation,
                 std::vector<P2P> batch);
+  bool is_by_peer_copy(const TransportChoice& choice, const P2P& message) const;
   // What the operation on the GPU waits for.
   std::string missing(const Stream& rescue);
 

@@ -5,7 +5,7 @@
 #include <thread>
 
 #include "parallel/cuda/cuda_driver.h"
-#include "runtime/cuda/cuda_copy.h"
+#include "parallel/message_rows.h"
 
 namespace longship {
 namespace {
@@ -18,7 +18,7 @@ constexpr uint32_t kFarAhead = uint32_t{1} << 30;
 
 struct Post {
   PeerAddress address;
-  int64_t bytes = 0;
+  MessageRows rows;
 };
 
 }  // namespace
@@ -93,24 +93,28 @@ bool PeerCopies::advance(int peer, Lane& lane) {
     const uint64_t number = num_received_[p];
     if (number - in.num_taken.load(std::memory_order_acquire) >= kPosts) break;
     const Tensor& tensor = *lane.receives[lane.num_posted++];
-    in.posts[number % kPosts] = {setup_.memory->address_of(tensor.address()), tensor.num_bytes()};
+    in.posts[number % kPosts] = {setup_.memory->address_of(tensor.address()),
+                                 MessageRows::of(tensor)};
     num_received_[p] = number + 1;
     in.num_posted.store(number + 1, std::memory_order_release);
   }
   Mailbox& out = mailbox(rank_, peer);
-  while (lane.targets.size() < lane.sends.size()) {
+  while (lane.copies.size() < lane.sends.size()) {
     const uint64_t number = num_sent_[p];
     if (out.num_posted.load(std::memory_order_acquire) == number) break;
     const Post post = out.posts[number % kPosts];
-    const Tensor& tensor = *lane.sends[lane.targets.size()];
-    LONGSHIP_CHECK(post.bytes == tensor.num_bytes(), "{} expects {} bytes, {} sends {}",
-                   rank_name(peer), post.bytes, setup_.failure->self(), tensor.num_bytes());
-    lane.targets.push_back(
-        setup_.memory->map(setup_.world_ranks[static_cast<size_t>(peer)], post.address));
+    const Tensor& tensor = *lane.sends[lane.copies.size()];
+    const MessageRows rows = MessageRows::of(tensor);
+    LONGSHIP_CHECK(RowCopy::fits(post.rows, rows), "{} expects {} x {} bytes, {} sends {} x {}",
+                   rank_name(peer), post.rows.num_rows, post.rows.row_bytes, setup_.failure->self(),
+                   rows.num_rows, rows.row_bytes);
+    const RowCopy copy = RowCopy::between(post.rows, rows);
+    lane.copies.push_back({setup_.memory->map(setup_.world_ranks[p], post.address), copy.to_pitch,
+                           tensor.address(), copy.from_pitch, copy.row_bytes, copy.num_rows});
     num_sent_[p] = number + 1;
     out.num_taken.store(number + 1, std::memory_order_release);
   }
-  return lane.num_posted == lane.receives.size() && lane.targets.size() == lane.sends.size();
+  return lane.num_posted == lane.receives.size() && lane.copies.size() == lane.sends.size();
 }
 
 void PeerCopies::rendezvous(const std::string& operation, std::vector<Lane>& lanes) {
@@ -132,7 +136,7 @@ void PeerCopies::rendezvous(const std::string& operation, std::vector<Lane>& lan
     std::string missing;
     for (int peer = 0; peer < size_; ++peer) {
       const Lane& lane = lanes[static_cast<size_t>(peer)];
-      if (lane.num_posted < lane.receives.size() || lane.targets.size() < lane.sends.size())
+      if (lane.num_posted < lane.receives.size() || lane.copies.size() < lane.sends.size())
         missing += (missing.empty() ? "" : ", ") + rank_name(peer);
     }
     throw setup_.failure->timeout(operation, fmt::format("{} did not begin it", missing));
@@ -162,8 +166,7 @@ void PeerCopies::exchange(const std::string& operation, const std::vector<P2P>& 
     if (lane.sends.empty()) continue;
     words.wait(own_word(kReady, peer), static_cast<uint32_t>(num_sent_[p]));
     words.enqueue(handle);
-    for (size_t i = 0; i < lane.sends.size(); ++i)
-      enqueue_copy(lane.targets[i], lane.sends[i]->address(), lane.sends[i]->num_bytes(), handle);
+    for (const CudaRowCopy& copy : lane.copies) enqueue_row_copy(copy, handle);
     words.write(peer_word(kArrived, peer), static_cast<uint32_t>(num_sent_[p]));
   }
   for (int peer = 0; peer < size_; ++peer)

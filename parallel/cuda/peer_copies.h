@@ -12,6 +12,7 @@
 #include "parallel/cuda/host_segment.h"
 #include "parallel/cuda/peer_memory.h"
 #include "parallel/group.h"
+#include "runtime/cuda/cuda_copy.h"
 #include "runtime/gpu.h"
 
 namespace longship {
@@ -44,7 +45,7 @@ class PeerCopies {
   struct Mailbox;
   struct Lane {  // what goes to and comes from one peer
     std::vector<const Tensor*> sends, receives;
-    std::vector<std::byte*> targets;  // of the sends, in the peer's memory
+    std::vector<CudaRowCopy> copies;  // of the sends, into the peer's memory
     size_t num_posted = 0;            // of the receives
   };
   // Words that this rank's GPU waits for, in its own memory, one of each kind per peer.

@@ -155,6 +155,27 @@ void enqueue_copy(void* to, const void* from, int64_t bytes, StreamHandle stream
              "copy a tensor");
 }
 
+void enqueue_row_copy(const CudaRowCopy& copy, StreamHandle stream) {
+  if (copy.num_rows == 1) return enqueue_copy(copy.to, copy.from, copy.row_bytes, stream);
+  check_cuda(
+      cudaMemcpy2DAsync(copy.to, static_cast<size_t>(copy.to_pitch), copy.from,
+                        static_cast<size_t>(copy.from_pitch), static_cast<size_t>(copy.row_bytes),
+                        static_cast<size_t>(copy.num_rows), cudaMemcpyDefault, stream),
+      "copy rows of a tensor");
+}
+
+void enqueue_row_copy_kernel(const CudaRowCopy& copy, StreamHandle stream) {
+  CudaStridedCopy bytes{.to = copy.to,
+                        .from = copy.from,
+                        .to_dtype = DType::kU8,
+                        .from_dtype = DType::kU8,
+                        .num_elements = copy.num_rows * copy.row_bytes};
+  if (copy.num_rows > 1)
+    bytes.axes[bytes.num_axes++] = {copy.num_rows, copy.to_pitch, copy.from_pitch};
+  bytes.axes[bytes.num_axes++] = {copy.row_bytes, 1, 1};
+  copy_words(bytes, stream);
+}
+
 void enqueue_strided_copy(const CudaStridedCopy& copy, StreamHandle stream) {
   CudaStridedCopy nested = copy;
   if (nested.num_axes == 0) nested.axes[nested.num_axes++] = CopyAxis{1, 1, 1};

@@ -195,6 +195,40 @@ TEST_P(GroupOnGpus, ExchangesManyMessagesInTheirOrder) {
   for (const auto& [gpu, host] : received) ASSERT_TRUE(same_bits(gpu, host));
 }
 
+// Columns of a wider tensor, on either side or on both, with rows of 1 byte to 8 KB: also to this
+// rank itself, and beside messages in one run.
+TEST_P(GroupOnGpus, ExchangesColumnsWhereTheyLie) {
+  Dice dice(16);
+  for (int round = 0; round < 24; ++round) {
+    const DType dtype = kDTypes[dice.below(4)];
+    const int64_t width = dice.one_of({1, 3, 64, 509, 1024});
+    std::vector<P2P> host_batch, gpu_batch;
+    std::vector<std::pair<Tensor, Tensor>> received;
+    for (int i = 0; i < 6; ++i) {
+      const int64_t rows = dice.one_of({0, 1, 3, 127, 2049});
+      const bool is_local = dice.one_in(3), sends_columns = dice.one_in(2);
+      const bool receives_columns = dice.one_in(2);
+      const int peer = is_local ? rank() : 1 - rank();
+      const auto seed = static_cast<uint64_t>(100 * round + 10 * i + rank());
+      const Tensor out = random_tensor({rows, sends_columns ? 5 : 2, width}, dtype, seed);
+      const Tensor in = Tensor::zeros(kHost, {rows, receives_columns ? 4 : 2, width}, dtype);
+      received.emplace_back(gpu_copy(in), in);
+      const auto columns = [](const Tensor& tensor, int64_t first) {
+        return tensor.dim(1) > 2 ? tensor.slice(1, first, 2) : tensor.reshape({-1});
+      };
+      host_batch.push_back(P2P::send(peer, columns(out, 3)));
+      host_batch.push_back(P2P::receive(peer, columns(in, 1)));
+      gpu_batch.push_back(P2P::send(peer, columns(gpu_copy(out), 3)));
+      gpu_batch.push_back(P2P::receive(peer, columns(received.back().first, 1)));
+    }
+    compare_bytes([&](const Group& group, bool on_gpu) {
+      group.exchange("test", on_gpu ? gpu_batch : host_batch).wait();
+    });
+    for (const auto& [gpu, host] : received)
+      ASSERT_TRUE(same_bits(gpu, host)) << "round " << round << ", rows of " << width;
+  }
+}
+
 // Tensors are made, sent and dropped without anyone waiting for the GPU, so that their memory is
 // used again and again while messages are still on their way.
 TEST_P(GroupOnGpus, ReusesMemoryOfOperationsInFlight) {
