@@ -6,20 +6,22 @@
 #include "attention/cuda/cudnn_attention.h"
 #include "attention/softmax_calls.h"
 #include "attention/softmax_cpu.h"
-#include "attention/strategy.h"
-#include "runtime/gpu.h"
 #include "tests/support/dice.h"
-#include "tests/support/gradient_check.h"
-#include "tests/support/op_check.h"
+#include "tests/support/gpu_check.h"
+#include "tests/support/softmax_candidates.h"
 #include "tests/support/softmax_case.h"
 
 namespace longship {
 namespace {
 
-using testing::bitwise_equal;
+using testing::AttentionBatch;
+using testing::AttentionHeads;
+using testing::AttentionResults;
 using testing::cu_seqlens_of;
+using testing::poisoned_gpu;
 using testing::random_tensor;
 using testing::relative_rms;
+using testing::run_on_one_rank;
 
 // Probabilities and score gradients are rounded to bf16 inside, and o enters the gradients.
 constexpr double kForwardBound = 6e-3, kGradientBound = 1.2e-2;
@@ -32,75 +34,25 @@ SoftmaxCalls gpu_kernel(bool deterministic = false, const CallPlanOptions& optio
       options);
 }
 
-Context poisoned_gpu() {
-  const Context ctx = gpu_context(0);
-  ctx.memory->set_poison(true);
-  return ctx;
+AttentionBatch batch_of(const std::vector<int64_t>& lengths, AttentionHeads heads = {4, 2, 64, 64},
+                        AttentionOptions options = {}) {
+  Context host;
+  options.scale = 1 / std::sqrt(static_cast<double>(heads.key_size));
+  return testing::random_batch(host, cu_seqlens_of(lengths), heads, DType::kBF16, options);
 }
 
-struct Sizes {
-  int64_t H = 4, K = 2, D = 64, V = 64;
-};
-
-// A whole batch in fp64, of values that bf16 holds exactly.
-struct Batch {
-  std::vector<int64_t> cu_seqlens;
-  Tensor q_THD, k_TKD, v_TKV, do_THV, sink_H;
-
-  Batch(const std::vector<int64_t>& lengths, const Sizes& sizes)
-      : cu_seqlens(cu_seqlens_of(lengths)) {
-    Context ctx;
-    const int64_t T = cu_seqlens.back();
-    auto random = [&](Shape shape, uint64_t seed) {
-      return random_tensor(ctx, std::move(shape), seed).to(DType::kBF16).to(DType::kF64);
-    };
-    q_THD = random({T, sizes.H, sizes.D}, 1);
-    k_TKD = random({T, sizes.K, sizes.D}, 2);
-    v_TKV = random({T, sizes.K, sizes.V}, 3);
-    do_THV = random({T, sizes.H, sizes.V}, 4);
-    sink_H = random({sizes.H}, 5);
-  }
-};
-
-// On the host: o, dq, dk, dv, and the gradient of the sink logit if there is one.
-std::vector<Tensor> run(Context ctx, const SoftmaxSchedule& schedule, const Batch& batch,
-                        Layout layout, AttentionOptions options, bool sink_logit, DType dtype) {
-  Tape tape;
-  ctx.tape = &tape;
-  std::vector<Variable> leaves;
-  for (const Tensor& tensor : {batch.q_THD, batch.k_TKD, batch.v_TKV})
-    leaves.push_back(Variable::leaf(tensor.to(dtype).to(ctx.memory)));
-  if (sink_logit) {
-    leaves.push_back(Variable::leaf(batch.sink_H.to(accumulator_dtype(dtype)).to(ctx.memory)));
-    options.sink_logit_H = leaves.back();
-  }
-  options.scale = 1 / std::sqrt(static_cast<double>(batch.q_THD.dim(2)));
-  const Variable o = schedule.attend(ctx, leaves[0], leaves[1], leaves[2],
-                                     SequencePlan::make(batch.cu_seqlens, layout, 1, 0), options);
-  tape.backward(ctx, o, batch.do_THV.to(dtype).to(ctx.memory));
-  const auto host = std::make_shared<Memory>();
-  std::vector<Tensor> results = {o.value().to(host)};
-  for (const Variable& leaf : leaves) results.push_back(leaf.gradient()->sum().to(host));
-  return results;
+Variable sink_logit(int64_t num_heads) {
+  Context host;
+  return random_tensor(host, {num_heads}, 5).to(DType::kF32);
 }
 
-void expect_near(const std::vector<Tensor>& found, const std::vector<Tensor>& expected) {
-  constexpr const char* kNames[] = {"o", "dq", "dk", "dv", "dsink"};
-  ASSERT_EQ(found.size(), expected.size());
-  for (size_t i = 0; i < found.size(); ++i)
-    EXPECT_LE(relative_rms(found[i], expected[i]), i == 0 ? kForwardBound : kGradientBound)
-        << kNames[i];
-}
-
-void expect_equal_to_cpu(const SoftmaxBlock& kernel, const Batch& batch,
-                         const AttentionOptions& options = {}, bool sink_logit = false) {
-  SCOPED_TRACE(fmt::format("cu_seqlens {}, causal {}, window {}, {} sink tokens, anchor {}",
-                           fmt::join(batch.cu_seqlens, ","), options.causal, options.window,
-                           options.num_sink_tokens, options.anchor));
-  expect_near(run(poisoned_gpu(), *make_local(kernel), batch, Layout::kContiguous, options,
-                  sink_logit, DType::kBF16),
-              run(Context{}, *make_local(kCpu), batch, Layout::kContiguous, options, sink_logit,
-                  DType::kF64));
+void expect_equal_to_cpu(const SoftmaxSchedule& schedule, const AttentionBatch& batch) {
+  SCOPED_TRACE(fmt::format("cu_seqlens {}, {}", fmt::join(batch.cu_seqlens, ","),
+                           testing::mask_text(batch.options)));
+  Context gpu = poisoned_gpu(), cpu;
+  testing::expect_near(run_on_one_rank(gpu, batch, schedule),
+                       run_on_one_rank(cpu, batch.to(DType::kF64), *make_local(kCpu)),
+                       kForwardBound, kGradientBound);
 }
 
 // The last batch has documents of one token in a row, and empty ones.
@@ -110,31 +62,38 @@ std::vector<std::vector<int64_t>> packed_lengths() {
 
 TEST(SoftmaxGpu, EqualsTheCpuForPackedDocuments) {
   const SoftmaxCalls kernel = gpu_kernel();
-  for (const auto& lengths : packed_lengths()) expect_equal_to_cpu(kernel, Batch(lengths, {}));
+  for (const auto& lengths : packed_lengths())
+    expect_equal_to_cpu(*make_local(kernel), batch_of(lengths));
 }
 
 TEST(SoftmaxGpu, EqualsTheCpuForEveryHeadSizeAndGroup) {
   const SoftmaxCalls kernel = gpu_kernel();
-  for (const Sizes& sizes : {Sizes{4, 4, 128, 128}, Sizes{8, 1, 128, 128}, Sizes{4, 2, 256, 256},
-                             Sizes{2, 2, 192, 128}, Sizes{6, 3, 96, 96}, Sizes{3, 1, 80, 80}})
-    expect_equal_to_cpu(kernel, Batch({300, 77}, sizes));
+  for (const AttentionHeads heads : {AttentionHeads{4, 4, 128, 128},
+                                     {8, 1, 128, 128},
+                                     {4, 2, 256, 256},
+                                     {2, 2, 192, 128},
+                                     {6, 3, 96, 96},
+                                     {3, 1, 80, 80}})
+    expect_equal_to_cpu(*make_local(kernel), batch_of({300, 77}, heads));
 }
 
 TEST(SoftmaxGpu, EqualsTheCpuUnderEveryMask) {
   const SoftmaxCalls kernel = gpu_kernel();
-  const Batch batch({300, 1, 129, 40}, {});
-  for (const AttentionOptions& options :
+  const std::vector<int64_t> lengths = {300, 1, 129, 40};
+  for (AttentionOptions options :
        {AttentionOptions{.causal = false}, AttentionOptions{.window = 1},
         AttentionOptions{.window = 64}, AttentionOptions{.window = 100, .causal = false},
         AttentionOptions{.window = 50, .num_sink_tokens = 4}, AttentionOptions{.anchor = true},
         AttentionOptions{.window = 33, .num_sink_tokens = 2, .anchor = true}})
-    for (const bool sink_logit : {false, true})
-      expect_equal_to_cpu(kernel, batch, options, sink_logit);
+    for (const bool has_sink : {false, true}) {
+      if (has_sink) options.sink_logit_H = sink_logit(4);
+      expect_equal_to_cpu(*make_local(kernel), batch_of(lengths, {4, 2, 64, 64}, options));
+    }
 }
 
 TEST(SoftmaxGpu, TilesOfALongDocumentEqualTheCpu) {
   const SoftmaxCalls kernel = gpu_kernel(false, {.longest_causal = 256, .tile_rows = 256});
-  expect_equal_to_cpu(kernel, Batch({1024, 5, 700}, {}));
+  expect_equal_to_cpu(*make_local(kernel), batch_of({1024, 5, 700}));
 }
 
 // What a rank of zigzag or of a halo computes: any queries over any keys, some of which see none.
@@ -198,39 +157,33 @@ TEST(SoftmaxGpu, BlocksOfTwoRanksEqualTheCpu) {
   }
 }
 
-TEST(SoftmaxGpu, EverySchedulesOneRankEqualsTheCpu) {
+TEST(SoftmaxGpu, EveryScheduleOfOneRankEqualsTheCpu) {
   const SoftmaxCalls kernel = gpu_kernel();
-  const Batch batch({260, 1, 90}, {});
   for (const Strategy& strategy : strategies()) {
     if (strategy.softmax == nullptr) continue;
+    const auto schedule = strategy.softmax(Group::self(), kernel);
     for (const int64_t window : {0, 60})
-      for (const bool sink_logit : {false, true}) {
-        const Layout layout = strategy.layouts.front();
-        if (!strategy.refusal({.layout = layout, .window = window}).empty()) continue;
-        SCOPED_TRACE(
-            fmt::format("{}, window {}, sink logit {}", strategy.name, window, sink_logit));
-        const auto schedule = strategy.softmax(Group::self(), kernel);
-        expect_near(run(poisoned_gpu(), *schedule, batch, layout, {.window = window}, sink_logit,
-                        DType::kBF16),
-                    run(Context{}, *make_local(kCpu), batch, layout, {.window = window}, sink_logit,
-                        DType::kF64));
+      for (const bool has_sink : {false, true}) {
+        AttentionOptions options{.window = window};
+        if (has_sink) options.sink_logit_H = sink_logit(4);
+        if (!strategy.refusal(testing::use_of(options, 1, Layout::kContiguous)).empty()) continue;
+        SCOPED_TRACE(strategy.name);
+        expect_equal_to_cpu(*schedule, batch_of({260, 1, 90}, {4, 2, 64, 64}, options));
       }
   }
 }
 
 TEST(SoftmaxGpu, DeterministicRunsGiveTheSameBits) {
   const SoftmaxCalls kernel = gpu_kernel(true);
-  const Batch batch({700, 1, 300}, {});
+  const AttentionBatch batch = batch_of({700, 1, 300});
   const auto schedule = make_local(kernel);
   auto results = [&] {
-    return run(gpu_context(0), *schedule, batch, Layout::kContiguous, {}, false, DType::kBF16);
+    Context gpu = gpu_context(0);
+    return run_on_one_rank(gpu, batch, *schedule);
   };
-  const auto once = results();
-  for (int again = 0; again < 3; ++again) {
-    const auto other = results();
-    for (size_t i = 0; i < once.size(); ++i) EXPECT_TRUE(bitwise_equal(once[i], other[i])) << i;
-  }
-  expect_equal_to_cpu(kernel, batch);
+  const AttentionResults once = results();
+  for (int again = 0; again < 3; ++again) EXPECT_TRUE(testing::same_bits(once, results()));
+  expect_equal_to_cpu(*schedule, batch);
 }
 
 }  // namespace

@@ -4,10 +4,10 @@
 #include <gtest/gtest.h>
 
 #include "attention/softmax_calls.h"
-#include "attention/strategy.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/plain_calls.h"
+#include "tests/support/softmax_candidates.h"
 #include "tests/support/softmax_case.h"
 
 namespace longship {
@@ -15,17 +15,6 @@ namespace {
 
 using testing::cu_seqlens_of;
 using testing::world;
-
-// Each option alone, and joined with others.
-std::vector<AttentionOptions> masks(Context& ctx, int64_t num_heads) {
-  const Variable sink_logit_H = testing::random_tensor(ctx, {num_heads}, 9);
-  return {{.scale = 0.4},
-          {.scale = 0.4, .causal = false},
-          {.scale = 0.4, .window = 4},
-          {.scale = 0.4, .window = 5, .causal = false},
-          {.scale = 0.4, .anchor = true, .sink_logit_H = sink_logit_H},
-          {.scale = 0.4, .window = 6, .num_sink_tokens = 2, .anchor = true}};
-}
 
 void expect_equal_to_definition(DType dtype, double forward_bound, double gradient_bound) {
   const SoftmaxCalls kernel(std::make_unique<testing::PlainCalls>(),
@@ -35,15 +24,11 @@ void expect_equal_to_definition(DType dtype, double forward_bound, double gradie
   for (const Strategy& strategy : strategies()) {
     if (strategy.softmax == nullptr) continue;
     for (const Layout layout : {Layout::kContiguous, Layout::kZigzag})
-      for (const AttentionOptions& options : masks(ctx, 6)) {
-        const StrategyUse use{.num_ranks = world().size(),
-                              .layout = layout,
-                              .window = options.window,
-                              .causal = options.causal};
-        if (!strategy.refusal(use).empty()) continue;
-        SCOPED_TRACE(fmt::format("{} {}, causal {}, window {}, anchor {}", strategy.name,
-                                 layout_name(layout), options.causal, options.window,
-                                 options.anchor));
+      for (const AttentionOptions& options :
+           testing::all_masks(0.4, testing::random_tensor(ctx, {6}, 9))) {
+        if (!strategy.refusal(testing::use_of(options, world().size(), layout)).empty()) continue;
+        SCOPED_TRACE(fmt::format("{} {}, {}", strategy.name, layout_name(layout),
+                                 testing::mask_text(options)));
         const auto batch = testing::random_batch(ctx, cu_seqlens_of({3, 0, 28, 1, 1, 9, 2}), {6, 3},
                                                  dtype, options);
         const auto schedule = strategy.softmax(world(), kernel);

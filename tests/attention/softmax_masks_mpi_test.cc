@@ -20,6 +20,7 @@ using testing::AttentionResults;
 using testing::cu_seqlens_of;
 using testing::expect_equal_to_definition;
 using testing::gather;
+using testing::mask_text;
 using testing::plan_of;
 using testing::random_batch;
 using testing::random_tensor;
@@ -45,31 +46,8 @@ constexpr Strategy kStrategies[] = {
     {"usp", [](const Group& sp) { return make_usp(sp, kKernel); }},
 };
 
-// Each option alone, and joined with others; sink tokens fewer and more than the window.
 std::vector<AttentionOptions> masks(Context& ctx) {
-  constexpr double kScale = 0.4;
-  const Variable sink_logit_H = random_tensor(ctx, {kHeads.query}, 9);
-  return {
-      {.scale = kScale, .causal = false},
-      {.scale = kScale, .window = 5, .causal = false},
-      {.scale = kScale, .window = 4, .num_sink_tokens = 3},
-      {.scale = kScale, .window = 2, .num_sink_tokens = 5},
-      {.scale = kScale, .window = 9, .causal = false, .num_sink_tokens = 1},
-      {.scale = kScale, .anchor = true},
-      {.scale = kScale, .window = 6, .num_sink_tokens = 2, .anchor = true},
-      {.scale = kScale, .window = 3, .causal = false, .anchor = true},
-      {.scale = kScale, .sink_logit_H = sink_logit_H},
-      {.scale = kScale,
-       .window = 5,
-       .num_sink_tokens = 2,
-       .anchor = true,
-       .sink_logit_H = sink_logit_H},
-  };
-}
-
-std::string label_of(const AttentionOptions& o) {
-  return fmt::format("causal {}, window {}, {} sink tokens, anchor {}, sink logit {}", o.causal,
-                     o.window, o.num_sink_tokens, o.anchor, o.sink_logit_H.defined());
+  return testing::all_masks(0.4, random_tensor(ctx, {kHeads.query}, 9));
 }
 
 // Calls f(schedule, layout) for every strategy on every layout, with a trace for failures.
@@ -92,7 +70,8 @@ void expect_equal(const std::vector<std::vector<int64_t>>& batches, DType dtype,
   Context ctx;
   for (const AttentionOptions& options : masks(ctx))
     for (const auto& cu_seqlens : batches) {
-      SCOPED_TRACE(fmt::format("{}, cu_seqlens {}", label_of(options), fmt::join(cu_seqlens, ",")));
+      SCOPED_TRACE(
+          fmt::format("{}, cu_seqlens {}", mask_text(options), fmt::join(cu_seqlens, ",")));
       const AttentionBatch batch = random_batch(ctx, cu_seqlens, kHeads, dtype, options);
       for_each_strategy([&](const SoftmaxSchedule& schedule, Layout layout) {
         expect_equal_to_definition(ctx, batch, run(ctx, batch, schedule, layout), forward_bound,
@@ -112,7 +91,7 @@ TEST(SoftmaxMasks, EqualTheWholeBatchInFp64) {
 TEST(SoftmaxMasks, TwoRunsGiveTheSameBits) {
   Context ctx;
   for (const AttentionOptions& options : masks(ctx)) {
-    SCOPED_TRACE(label_of(options));
+    SCOPED_TRACE(mask_text(options));
     const AttentionBatch batch = random_batch(ctx, kDocuments, kHeads, DType::kBF16, options);
     for_each_strategy([&](const SoftmaxSchedule& schedule, Layout layout) {
       EXPECT_TRUE(same_bits(run(ctx, batch, schedule, layout), run(ctx, batch, schedule, layout)));
@@ -137,7 +116,7 @@ TEST(SoftmaxMasks, ATokenReachesTheQueriesThatSeeItAndNoBitOfOthers) {
   Context ctx;
   for (const AttentionOptions& options : masks(ctx))
     for_each_strategy([&](const SoftmaxSchedule& schedule, Layout layout) {
-      SCOPED_TRACE(label_of(options));
+      SCOPED_TRACE(mask_text(options));
       AttentionBatch batch = random_batch(ctx, kDocuments, kHeads, DType::kF32, options);
       const SequencePlan plan = plan_of(batch, layout, world());
       auto attend = [&] {
@@ -173,7 +152,7 @@ TEST(SoftmaxMasks, TheGradientOfAQueryIsExactlyZeroWhereItSeesNothing) {
   Context ctx;
   for (const AttentionOptions& options : masks(ctx))
     for_each_strategy([&](const SoftmaxSchedule& schedule, Layout layout) {
-      SCOPED_TRACE(label_of(options));
+      SCOPED_TRACE(mask_text(options));
       for (int64_t query : {12, 30}) {
         AttentionBatch batch = random_batch(ctx, kDocuments, kHeads, DType::kF32, options);
         const Tensor grad_row = batch.do_THV.slice(0, query, 1).clone();
@@ -212,7 +191,7 @@ TEST(GatherKv, SendsExactlyTheKeysThatAreSeenUnderEveryMask) {
   const auto schedule = make_gather_kv(world(), kKernel);
   for (const AttentionOptions& options : masks(ctx))
     for (Layout layout : {Layout::kContiguous, Layout::kZigzag}) {
-      SCOPED_TRACE(fmt::format("{} {}", layout_name(layout), label_of(options)));
+      SCOPED_TRACE(fmt::format("{} {}", layout_name(layout), mask_text(options)));
       const AttentionBatch batch = random_batch(ctx, kDocuments, kHeads, DType::kF32, options);
       world().reset_stats();
       run(ctx, batch, *schedule, layout);

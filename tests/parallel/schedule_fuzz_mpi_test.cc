@@ -13,6 +13,7 @@
 #include "tests/support/linear_problem.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/op_check.h"
+#include "tests/support/softmax_candidates.h"
 #include "tests/support/softmax_case.h"
 
 namespace longship {
@@ -20,6 +21,7 @@ namespace {
 
 using testing::Dice;
 using testing::LinearProblem;
+using testing::SoftmaxCandidate;
 using testing::world;
 
 // Seeds from this one on: LONGSHIP_FUZZ_SEED checks others, or one that failed.
@@ -62,27 +64,6 @@ Layout random_layout(Dice& dice) {
   return dice.one_in(2) ? Layout::kContiguous : Layout::kZigzag;
 }
 
-struct SoftmaxCandidate {
-  std::string name;
-  const Strategy* strategy;  // says what it serves
-  std::unique_ptr<SoftmaxSchedule> schedule;
-};
-
-// Every strategy, also in other forms than the table's.
-std::vector<SoftmaxCandidate> softmax_candidates(const SoftmaxBlock& kernel) {
-  std::vector<SoftmaxCandidate> all;
-  for (const Strategy& strategy : strategies())
-    if (strategy.serves(MixerFamily::kSoftmax))
-      all.push_back({std::string(strategy.name), &strategy, strategy.softmax(world(), kernel)});
-  all.push_back({"gather_kv by three heads", &find_strategy("gather_kv"),
-                 make_gather_kv(world(), kernel, 3)});
-  for (int degree = 1; degree <= world().size(); ++degree)
-    if (world().size() % degree == 0)
-      all.push_back({fmt::format("usp of degree {}", degree), &find_strategy("usp"),
-                     make_usp(world(), kernel, {.ulysses_degree = degree})});
-  return all;
-}
-
 StrategyUse random_use(Dice& dice) {
   return {.num_ranks = world().size(),
           .layout = random_layout(dice),
@@ -95,7 +76,7 @@ StrategyUse random_use(Dice& dice) {
 
 TEST(ScheduleFuzz, SoftmaxStrategiesEqualTheDefinition) {
   const SoftmaxCpu kernel;
-  const std::vector<SoftmaxCandidate> candidates = softmax_candidates(kernel);
+  const std::vector<SoftmaxCandidate> candidates = testing::softmax_candidates(world(), kernel);
   for_each_seed([&](Dice& dice) {
     Context ctx;
     const StrategyUse use = random_use(dice);
@@ -114,12 +95,9 @@ TEST(ScheduleFuzz, SoftmaxStrategiesEqualTheDefinition) {
     const SequencePlan plan = testing::plan_of(batch, use.layout, world());
     for (const SoftmaxCandidate& candidate : candidates) {
       if (!candidate.strategy->refusal(use).empty()) continue;
-      SCOPED_TRACE(fmt::format(
-          "{}, {}, window {}, causal {}, {} sink tokens, sink logit {}, anchor {}, {} heads over "
-          "{}, {}, cu_seqlens {}",
-          candidate.name, layout_name(use.layout), use.window, use.causal, use.num_sink_tokens,
-          use.sink_logit, use.anchor, heads.query, heads.kv, dtype_name(dtype),
-          fmt::join(cu_seqlens, ",")));
+      SCOPED_TRACE(fmt::format("{}, {}, {}, {} heads over {}, {}, cu_seqlens {}", candidate.name,
+                               layout_name(use.layout), testing::mask_text(options), heads.query,
+                               heads.kv, dtype_name(dtype), fmt::join(cu_seqlens, ",")));
       const auto found = testing::run(ctx, batch, *candidate.schedule, plan, world());
       testing::expect_equal_to_definition(ctx, batch, found, is_wide ? 1e-13 : 2e-6,
                                           is_wide ? 1e-12 : 2e-5);

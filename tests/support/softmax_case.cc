@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "runtime/gpu.h"
 #include "runtime/random.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/naive_softmax.h"
@@ -26,18 +27,52 @@ std::vector<std::vector<int64_t>> packed_batches() {
           cu_seqlens_of({2, 1})};
 }
 
+std::vector<AttentionOptions> all_masks(double scale, const Variable& sink_logit_H, int64_t unit) {
+  return {
+      {.scale = scale},
+      {.scale = scale, .window = 4 * unit},
+      {.scale = scale, .causal = false},
+      {.scale = scale, .window = 5 * unit, .causal = false},
+      {.scale = scale, .window = 4 * unit, .num_sink_tokens = 3},
+      {.scale = scale, .window = 2, .num_sink_tokens = 5 * unit},
+      {.scale = scale, .window = 9 * unit, .causal = false, .num_sink_tokens = 1},
+      {.scale = scale, .anchor = true},
+      {.scale = scale, .window = 6 * unit, .num_sink_tokens = 2, .anchor = true},
+      {.scale = scale, .window = 3 * unit, .causal = false, .anchor = true},
+      {.scale = scale, .sink_logit_H = sink_logit_H},
+      {.scale = scale,
+       .window = 5 * unit,
+       .num_sink_tokens = 2,
+       .anchor = true,
+       .sink_logit_H = sink_logit_H},
+  };
+}
+
+std::string mask_text(const AttentionOptions& o) {
+  return fmt::format("causal {}, window {}, {} sink tokens, anchor {}, sink logit {}", o.causal,
+                     o.window, o.num_sink_tokens, o.anchor, o.sink_logit_H.defined());
+}
+
+AttentionBatch AttentionBatch::to(DType dtype) const {
+  return {.cu_seqlens = cu_seqlens,
+          .q_THD = q_THD.to(dtype),
+          .k_TKD = k_TKD.to(dtype),
+          .v_TKV = v_TKV.to(dtype),
+          .do_THV = do_THV.to(dtype),
+          .options = options};
+}
+
 AttentionBatch random_batch(Context& ctx, const std::vector<int64_t>& cu_seqlens,
                             AttentionHeads heads, DType dtype, const AttentionOptions& options) {
-  constexpr int64_t kHeadSize = 6, kValueSize = 10;
   const int64_t tokens = cu_seqlens.back();
   auto random = [&](int64_t num_heads, int64_t size, uint64_t seed) {
     return random_tensor(ctx, {tokens, num_heads, size}, seed).to(dtype);
   };
   return {.cu_seqlens = cu_seqlens,
-          .q_THD = random(heads.query, kHeadSize, 1),
-          .k_TKD = random(heads.kv, kHeadSize, 2),
-          .v_TKV = random(heads.kv, kValueSize, 3),
-          .do_THV = random(heads.query, kValueSize, 4),
+          .q_THD = random(heads.query, heads.key_size, 1),
+          .k_TKD = random(heads.kv, heads.key_size, 2),
+          .v_TKV = random(heads.kv, heads.value_size, 3),
+          .do_THV = random(heads.query, heads.value_size, 4),
           .options = options};
 }
 
@@ -47,42 +82,68 @@ SequencePlan plan_of(const AttentionBatch& batch, Layout layout, const Group& sp
 
 AttentionResults run(Context& ctx, const AttentionBatch& batch, const SoftmaxSchedule& schedule,
                      const SequencePlan& plan, const Group& sp) {
+  Context host;
+  host.memory = batch.q_THD.memory();
+  auto leaf = [&](const Tensor& whole) {
+    return Variable::leaf(upload(ctx, plan.shard(host, whole)));
+  };
+  auto whole = [&](const Tensor& local) {
+    return gather(host, sp, plan, local.contiguous().to(host.memory));
+  };
   Tape tape;
   ctx.tape = &tape;
-  const Variable q = Variable::leaf(plan.shard(ctx, batch.q_THD));
-  const Variable k = Variable::leaf(plan.shard(ctx, batch.k_TKD));
-  const Variable v = Variable::leaf(plan.shard(ctx, batch.v_TKV));
+  const Variable q = leaf(batch.q_THD), k = leaf(batch.k_TKD), v = leaf(batch.v_TKV);
   AttentionOptions options = batch.options;
   const bool has_sink = options.sink_logit_H.value().defined();
-  if (has_sink) options.sink_logit_H = Variable::leaf(options.sink_logit_H.value());
+  if (has_sink) options.sink_logit_H = Variable::leaf(upload(ctx, options.sink_logit_H.value()));
   const Variable o = schedule.attend(ctx, q, k, v, plan, options);
-  tape.backward(ctx, o, plan.shard(ctx, batch.do_THV));
+  tape.backward(ctx, o, upload(ctx, plan.shard(host, batch.do_THV)));
   ctx.tape = nullptr;
-  AttentionResults results = {.o_THV = gather(ctx, sp, plan, o.value()),
-                              .dq_THD = gather(ctx, sp, plan, q.gradient()->sum()),
-                              .dk_TKD = gather(ctx, sp, plan, k.gradient()->sum()),
-                              .dv_TKV = gather(ctx, sp, plan, v.gradient()->sum()),
+  AttentionResults results = {.o_THV = whole(o.value()),
+                              .dq_THD = whole(q.gradient()->sum()),
+                              .dk_TKD = whole(k.gradient()->sum()),
+                              .dv_TKV = whole(v.gradient()->sum()),
                               .dsink_H = {}};
   if (has_sink) {
-    results.dsink_H = options.sink_logit_H.gradient()->sum().clone();
+    results.dsink_H = options.sink_logit_H.gradient()->sum().clone().to(host.memory);
     sp.all_reduce("test.sink", results.dsink_H).wait();
   }
   return results;
 }
 
-void expect_equal_to_definition(const Context& ctx, const AttentionBatch& batch,
-                                const AttentionResults& found, double forward_bound,
-                                double gradient_bound) {
-  const NaiveAttention expected = naive_attention(ctx, batch.q_THD, batch.k_TKD, batch.v_TKV,
-                                                  batch.do_THV, batch.cu_seqlens, batch.options);
-  EXPECT_EQ(found.o_THV.dtype(), batch.q_THD.dtype());
+AttentionResults run_on_one_rank(Context& ctx, const AttentionBatch& batch,
+                                 const SoftmaxSchedule& schedule) {
+  const Group one = Group::self();
+  return run(ctx, batch, schedule, plan_of(batch, Layout::kContiguous, one), one);
+}
+
+AttentionResults definition_of(const Context& ctx, const AttentionBatch& batch) {
+  NaiveAttention found = naive_attention(ctx, batch.q_THD, batch.k_TKD, batch.v_TKV, batch.do_THV,
+                                         batch.cu_seqlens, batch.options);
+  return {.o_THV = std::move(found.o_THV),
+          .dq_THD = std::move(found.dq_THD),
+          .dk_TKD = std::move(found.dk_TKD),
+          .dv_TKV = std::move(found.dv_TKV),
+          .dsink_H = std::move(found.dsink_H)};
+}
+
+void expect_near(const AttentionResults& found, const AttentionResults& expected,
+                 double forward_bound, double gradient_bound) {
   EXPECT_LE(relative_rms(found.o_THV, expected.o_THV), forward_bound) << "o";
-  EXPECT_LE(relative_rms(found.dq_THD, expected.dq_THD), gradient_bound) << "dq";
-  EXPECT_LE(relative_rms(found.dk_TKD, expected.dk_TKD), gradient_bound) << "dk";
-  EXPECT_LE(relative_rms(found.dv_TKV, expected.dv_TKV), gradient_bound) << "dv";
+  for (size_t i = 0; i < 3; ++i)
+    EXPECT_LE(relative_rms(found.gradients()[i].second, expected.gradients()[i].second),
+              gradient_bound)
+        << found.gradients()[i].first;
   ASSERT_EQ(found.dsink_H.defined(), expected.dsink_H.defined());
   if (!expected.dsink_H.defined()) return;
   EXPECT_LE(relative_rms(found.dsink_H, expected.dsink_H), gradient_bound) << "dsink";
+}
+
+void expect_equal_to_definition(const Context& ctx, const AttentionBatch& batch,
+                                const AttentionResults& found, double forward_bound,
+                                double gradient_bound) {
+  EXPECT_EQ(found.o_THV.dtype(), batch.q_THD.dtype());
+  expect_near(found, definition_of(ctx, batch), forward_bound, gradient_bound);
 }
 
 bool same_bits(const AttentionResults& a, const AttentionResults& b) {

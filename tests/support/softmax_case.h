@@ -2,6 +2,7 @@
 // ranks, and the comparison with the definition of attention.
 #pragma once
 
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,23 +17,34 @@ std::vector<int64_t> cu_seqlens_of(const std::vector<int64_t>& lengths);
 // least four of four or more ranks, and of fewer tokens than ranks.
 std::vector<std::vector<int64_t>> packed_batches();
 
+// Every mask and the sink logit, each alone and joined with others; windows are a few times `unit`,
+// sink tokens fewer and more than the window.
+std::vector<AttentionOptions> all_masks(double scale, const Variable& sink_logit_H,
+                                        int64_t unit = 1);
+// For traces of failures.
+std::string mask_text(const AttentionOptions& options);
+
 struct AttentionHeads {
   int64_t query, kv;
+  int64_t key_size = 6, value_size = 10;
 };
 
-// A whole batch, the same on every rank.
+// A whole batch on the host, the same on every rank.
 struct AttentionBatch {
   std::vector<int64_t> cu_seqlens;
   Tensor q_THD, k_TKD, v_TKV, do_THV;
   AttentionOptions options;
+
+  // In another dtype; a sink logit keeps its own.
+  AttentionBatch to(DType dtype) const;
 };
 
-// Standard normals. Keys (6) and values (10) differ in size.
+// Standard normals.
 AttentionBatch random_batch(Context& ctx, const std::vector<int64_t>& cu_seqlens,
                             AttentionHeads heads, DType dtype,
                             const AttentionOptions& options = {.scale = 0.4});
 
-// Whole-batch results, the same on every rank.
+// Whole-batch results on the host, the same on every rank.
 struct AttentionResults {
   Tensor o_THV, dq_THD, dk_TKD, dv_TKV;
   Tensor dsink_H;  // summed over the ranks; undefined without a sink logit
@@ -44,12 +56,22 @@ struct AttentionResults {
 
 SequencePlan plan_of(const AttentionBatch& batch, Layout layout, const Group& sp);
 
-// Forward and backward; collective.
+// Forward and backward, where `ctx` runs; results are gathered on the host. Collective.
 AttentionResults run(Context& ctx, const AttentionBatch& batch, const SoftmaxSchedule& schedule,
                      const SequencePlan& plan, const Group& sp);
 
-// Fails the test unless the results are those of the definition in fp64, up to these bounds on
-// relative_rms() of o and of each gradient.
+// On this rank alone.
+AttentionResults run_on_one_rank(Context& ctx, const AttentionBatch& batch,
+                                 const SoftmaxSchedule& schedule);
+
+// By the definition of attention, in fp64.
+AttentionResults definition_of(const Context& ctx, const AttentionBatch& batch);
+
+// Fails the test unless relative_rms() of o and of each gradient are within these bounds.
+void expect_near(const AttentionResults& found, const AttentionResults& expected,
+                 double forward_bound, double gradient_bound);
+
+// Fails the test unless o is in the dtype of q and the results are near those of definition_of().
 void expect_equal_to_definition(const Context& ctx, const AttentionBatch& batch,
                                 const AttentionResults& found, double forward_bound,
                                 double gradient_bound);
