@@ -9,6 +9,7 @@
 #include <string>
 
 #include "parallel/mpi_runtime.h"
+#include "runtime/cuda/device_info.h"
 
 namespace {
 std::optional<longship::MpiRuntime> runtime;  // a test program's own state, set by its main
@@ -33,6 +34,14 @@ int longship_mpi_test_main(int argc, char** argv, longship::MpiRuntime::Options 
   if (wanted != nullptr && world.size() != std::atoi(wanted)) {
     std::fprintf(stderr, "expected %s ranks, found %d\n", wanted, world.size());
     runtime->abort(1);
+  }
+  // ctest knows a test that was skipped by this line.
+  const char* wanted_gpus = std::getenv("LONGSHIP_TEST_GPUS");
+  const size_t num_gpus = wanted_gpus != nullptr ? longship::visible_gpus().names.size() : 0;
+  if (wanted_gpus != nullptr && num_gpus < static_cast<size_t>(std::atoi(wanted_gpus))) {
+    if (world.rank() == 0)
+      std::printf("skipped: needs %s GPUs, found %zu\n", wanted_gpus, num_gpus);
+    return 0;
   }
   if (world.rank() != 0) {
     auto& listeners = ::testing::UnitTest::GetInstance()->listeners();
