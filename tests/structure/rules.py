@@ -121,12 +121,14 @@ def file_lengths(root):
 
 
 def tests_are_built(root):
-    """Every test source lies where tests/CMakeLists.txt looks, and multi-rank tests name ranks."""
+    """Every test source lies where tests/CMakeLists.txt looks, and multi-rank tests name ranks (those of
+    GPUs run on two unless they do)."""
     violations = []
     for path in files(root):
-        if path.endswith("_mpi_test.cc"):
+        on_gpus = path.endswith("_gpu2_test.cc") and not path.startswith("tests/program/")
+        if path.endswith("_mpi_test.cc") or on_gpus:
             lines = lines_of(root, path)
-            if not any(re.match(r"// ranks:( [1-9][0-9]*)+$", line) for line in lines):
+            if not on_gpus and not any(re.match(r"// ranks:( [1-9][0-9]*)+$", line) for line in lines):
                 violations.append(f"{path}: no line such as `// ranks: 1 2 4`")
             if not any(line.startswith("LONGSHIP_MPI_TEST_MAIN(") for line in lines):
                 violations.append(f"{path}: no line `LONGSHIP_MPI_TEST_MAIN()`")

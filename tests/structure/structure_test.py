@@ -105,11 +105,15 @@ class Rules(unittest.TestCase):
             "tests/parallel/own_options_mpi_test.cc":
                 "// ranks: 2\nLONGSHIP_MPI_TEST_MAIN({.timeout_s = 1})\n",
             "tests/parallel/bad_mpi_test.cc": "// ranks:\n",
+            "tests/equality/good_gpu2_test.cc": "LONGSHIP_MPI_TEST_MAIN()\n",
+            "tests/equality/bad_gpu2_test.cc": "// ranks: 2 4\n",
+            "tests/program/good_gpu2_test.cc": "",
             "tests/lost_test.cc": "",
             "tests/data/found_test.cc": "",
         }
         self.assertEqual(self.violations(rules.tests_are_built, tree),
-                         ["tests/lost_test.cc: not in tests/<folder>/, so no program contains it",
+                         ["tests/equality/bad_gpu2_test.cc: no line `LONGSHIP_MPI_TEST_MAIN()`",
+                          "tests/lost_test.cc: not in tests/<folder>/, so no program contains it",
                           "tests/parallel/bad_mpi_test.cc: no line such as `// ranks: 1 2 4`",
                           "tests/parallel/bad_mpi_test.cc: no line `LONGSHIP_MPI_TEST_MAIN()`"])
 
