@@ -10,7 +10,7 @@ filter=${2:-*}
 shards=${SHARDS:-8}
 read -ra tools <<< "${TOOLS:-memcheck racecheck initcheck synccheck}"
 # These start programs of their own, need streams that run side by side, or take minutes.
-skipped=ProgramOnGpu.*:StreamOnGpu.*:CudnnAttention.EqualsPlainLoopsFor*:TrainingOnGpu.FollowsTheCpu*
+skipped="ProgramOnGpu.*:StreamOnGpu.*:CudnnAttention.EqualsPlainLoopsFor*:TrainingOnGpu.FollowsTheCpu*"
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
