@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -32,8 +33,12 @@ class KeptOutputs {
   KeptOutputs(Recompute level, KeptOutputs* outer) : level_(level), outer_(outer) {}
 
   // In the first run what compute() returns, which is kept if `level` says so for this op; in the
-  // second what the same call returned in the first. Both runs make the same calls in one order.
+  // second what the same call returned in the first. Both runs make the same calls of an op in one
+  // order.
   std::vector<Tensor> get(KeptOp op, const Compute& compute);
+  // What the next get() of `op` returns without computing, taken in its place; nothing if it would
+  // compute.
+  std::vector<Tensor> take(KeptOp op);
   // Ends the first run.
   void begin_second_run();
 
@@ -41,21 +46,23 @@ class KeptOutputs {
   void visit(const std::function<void(const std::string& name, Tensor& tensor)>& visit);
 
  private:
-  struct Kept {
-    KeptOp op;
-    std::vector<Tensor> outputs;
+  struct Calls {  // of one op
+    std::vector<std::vector<Tensor>> outputs;
+    size_t num_taken = 0;
   };
   bool keeps(KeptOp op) const;
+  void keep(KeptOp op, const std::vector<Tensor>& outputs);
 
   Recompute level_;
   KeptOutputs* outer_;
   bool is_second_run_ = false;
-  size_t num_taken_ = 0;
-  std::vector<Kept> kept_;
+  std::map<KeptOp, Calls> kept_;
 };
 
 // What an op that may be kept computes: compute(), unless ctx.kept has it from the first run.
 std::vector<Tensor> computed_once(const Context& ctx, KeptOp op,
                                   const KeptOutputs::Compute& compute);
+// The same before it is known what there is to compute: nothing if it has to be computed.
+std::vector<Tensor> computed_before(const Context& ctx, KeptOp op);
 
 }  // namespace longship

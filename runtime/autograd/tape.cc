@@ -44,6 +44,7 @@ void Tape::run(Context& ctx) {
   // Nothing that a backward calls may be recorded on the tape being walked.
   Tape* const recording = std::exchange(ctx.tape, nullptr);
   std::string scope = ctx.scope;
+  std::vector<std::shared_ptr<Gradient>> late;
   try {
     while (!nodes_.empty()) {
       std::unique_ptr<Node> node = std::move(nodes_.back());
@@ -59,8 +60,11 @@ void Tape::run(Context& ctx) {
             check_finite(ctx, fmt::format("gradient of an input of op `{}`", node->name()),
                          gradient->sum());
       }
+      for (const auto& gradient : node->inputs_)
+        if (gradient && gradient->is_on_its_way()) late.push_back(gradient);
       for (const auto& gradient : node->outputs_) gradient->clear();
     }
+    for (const auto& gradient : late) gradient->sum();
   } catch (...) {
     nodes_.clear();
     ctx.tape = recording;

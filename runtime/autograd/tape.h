@@ -52,7 +52,7 @@ class Node {
 class Tape {
  public:
   // Walks the tape backwards from `loss` (one element), seeding its gradient with `seed`. Nodes
-  // are freed as they are passed; the tape is empty afterwards.
+  // are freed as they are passed; the tape is empty afterwards, and no gradient is on its way.
   void backward(Context& ctx, const Variable& loss, double seed = 1.0);
   // The same from any tensor and its gradient.
   void backward(Context& ctx, const Variable& output, Tensor grad_output);

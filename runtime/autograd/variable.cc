@@ -6,11 +6,15 @@
 
 namespace longship {
 
-void Gradient::add(Context& ctx, Tensor contribution) {
+Tensor Gradient::converted(const Tensor& contribution) const {
   LONGSHIP_CHECK(contribution.shape() == shape_, "gradient of shape {} for a tensor of shape {}",
                  shape_string(contribution.shape()), shape_string(shape_));
-  contribution = contribution.to(dtype_).contiguous();
-  if (!sum_.defined()) {
+  return contribution.to(dtype_).contiguous();
+}
+
+void Gradient::add(Context& ctx, Tensor contribution) {
+  contribution = converted(contribution);
+  if (!sum().defined()) {
     sum_ = std::move(contribution);
     return;
   }
@@ -18,14 +22,23 @@ void Gradient::add(Context& ctx, Tensor contribution) {
   add_elements(ctx, update.before, contribution, update.after);
 }
 
+void Gradient::add_later(Context& ctx, std::function<Tensor()> arrive) {
+  if (defined()) return add(ctx, arrive());
+  arrive_ = std::move(arrive);
+}
+
+void Gradient::settle() const {
+  sum_ = converted(std::exchange(arrive_, nullptr)());
+}
+
 Gradient::Update Gradient::begin_update(Context& ctx) {
-  const bool in_place = sum_.defined() && sum_.is_unique();
+  const bool in_place = sum().defined() && sum_.is_unique();
   const Tensor after = in_place ? sum_ : ctx.empty(shape_, dtype_);
   return {std::exchange(sum_, after), after};
 }
 
 Tensor& Gradient::accumulate_into(Context& ctx) {
-  if (!sum_.defined()) {
+  if (!sum().defined()) {
     sum_ = ctx.zeros(shape_, dtype_);
   } else if (!sum_.is_unique()) {
     sum_ = sum_.clone();

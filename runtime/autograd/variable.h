@@ -1,6 +1,7 @@
 // Variable: a tensor together with the place where its gradient is summed.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -23,6 +24,12 @@ class Gradient {
   // reverse order of the tape, so it is the same in every run.
   void add(Context& ctx, Tensor contribution);
 
+  // The same for a contribution that is still on its way from other ranks: `arrive` waits for it
+  // and returns it. That is called when the gradient is first read or added to, and at the end of
+  // Tape::backward() at the latest.
+  void add_later(Context& ctx, std::function<Tensor()> arrive);
+  bool is_on_its_way() const { return arrive_ != nullptr; }
+
   // The sum itself, created as zeros when nothing has been added, for ops that accumulate in
   // place (weight gradients).
   Tensor& accumulate_into(Context& ctx);
@@ -35,15 +42,29 @@ class Gradient {
   };
   Update begin_update(Context& ctx);
 
-  bool defined() const { return sum_.defined(); }
-  const Tensor& sum() const { return sum_; }
-  Tensor take() { return std::move(sum_); }
-  void clear() { sum_ = Tensor(); }
+  bool defined() const { return sum_.defined() || is_on_its_way(); }
+  const Tensor& sum() const {
+    if (is_on_its_way()) settle();
+    return sum_;
+  }
+  Tensor take() {
+    sum();
+    return std::move(sum_);
+  }
+  void clear() {
+    arrive_ = nullptr;
+    sum_ = Tensor();
+  }
 
  private:
+  Tensor converted(const Tensor& contribution) const;
+  void settle() const;
+
   Shape shape_;
   DType dtype_;
-  Tensor sum_;
+  // Reading a sum that is on its way makes it arrive.
+  mutable Tensor sum_;
+  mutable std::function<Tensor()> arrive_;  // of all that there is of the sum
 };
 
 class Variable {

@@ -106,6 +106,37 @@ TEST(Recompute, SavesOneTensorByName) {
   EXPECT_EQ(seen, fmt::format("recompute.x[{}, {}] ", kTokens, kHidden));
 }
 
+TEST(KeptOutputs, AreTakenAheadOfTheOpsThatWouldComputeThem) {
+  Context ctx;
+  auto filled = [&](double value) {
+    const Tensor tensor = ctx.empty({1}, DType::kF64);
+    *tensor.data<double>() = value;
+    return std::vector{tensor};
+  };
+  auto value = [](const std::vector<Tensor>& outputs) { return *outputs.at(0).data<double>(); };
+  auto never = []() -> std::vector<Tensor> { throw std::logic_error("computed twice"); };
+  KeptOutputs outer(Recompute::kBlock, nullptr);
+  ctx.kept = &outer;
+  EXPECT_TRUE(computed_before(ctx, KeptOp::kAttention).empty());
+  computed_once(ctx, KeptOp::kMatmul, [&] { return filled(0); });  // not kept by this level
+  computed_once(ctx, KeptOp::kAttention, [&] { return filled(1); });
+  computed_once(ctx, KeptOp::kAttention, [&] { return filled(2); });
+  outer.begin_second_run();
+
+  // A block within, in its first run, keeps what the outer one kept.
+  KeptOutputs inner(Recompute::kSelective, &outer);
+  ctx.kept = &inner;
+  EXPECT_EQ(value(computed_before(ctx, KeptOp::kAttention)), 1);
+  EXPECT_TRUE(computed_before(ctx, KeptOp::kMatmul).empty());
+  EXPECT_EQ(value(computed_once(ctx, KeptOp::kMatmul, [&] { return filled(3); })), 3);
+  EXPECT_EQ(value(computed_once(ctx, KeptOp::kAttention, never)), 2);
+  inner.begin_second_run();
+  EXPECT_EQ(value(computed_once(ctx, KeptOp::kAttention, never)), 1);
+  EXPECT_EQ(value(computed_before(ctx, KeptOp::kAttention)), 2);
+  EXPECT_EQ(value(computed_before(ctx, KeptOp::kMatmul)), 3);
+  EXPECT_THROW(computed_before(ctx, KeptOp::kAttention), Error);
+}
+
 TEST(Recompute, GradientsEqualCentralDifferencesWhenNested) {
   Context ctx;
   const Layer layer(ctx, DType::kF64, 1);

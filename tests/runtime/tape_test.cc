@@ -73,6 +73,74 @@ TEST(Tape, WalksBackwardsOnceThroughEveryNodeThatWasReached) {
   EXPECT_EQ(recorded.tape.num_nodes(), 0u);
 }
 
+// y = x, whose gradient comes when it is asked for.
+struct LateNode final : Node {
+  std::string* log = nullptr;
+
+  const char* name() const override { return "late"; }
+  void backward(Context& ctx) override {
+    *log += "late ";
+    input(0)->add_later(ctx, [dy = grad_output(ctx), log = log] {
+      *log += "arrives ";
+      return dy;
+    });
+  }
+  void visit_saved(const SavedVisitor&) override {}
+};
+
+Variable late(Context& ctx, const Variable& x, std::string* log) {
+  auto node = std::make_unique<LateNode>();
+  node->log = log;
+  return record(ctx, "late", x.value(), std::move(node), {&x});
+}
+
+TEST(Tape, AGradientOnItsWayArrivesWhenItIsFirstRead) {
+  TapeContext recorded;
+  Context& ctx = recorded.ctx;
+  std::string log;
+  const Variable x = Variable::leaf(filled(ctx, {1}, 3));
+  const Variable other = Variable::leaf(filled(ctx, {1}, 1));
+  const Variable a = scale(ctx, x, 2, &log);
+  const Variable b = scale(ctx, other, 7, &log);
+  recorded.tape.backward(ctx, late(ctx, add(ctx, a, b), &log), 0.5);
+  // `add` reads it; nothing else waits.
+  EXPECT_EQ(log, "late arrives 7 2 ");
+  EXPECT_EQ(first(x.gradient()->sum()), 1);
+  EXPECT_EQ(first(other.gradient()->sum()), 3.5);
+
+  log.clear();
+  const Variable c = scale(ctx, x, 3, &log);
+  const Variable d = late(ctx, x, &log);
+  const Variable e = scale(ctx, other, 4, &log);
+  x.gradient()->clear();
+  recorded.tape.backward(ctx, add(ctx, add(ctx, c, d), e), 1.0);
+  EXPECT_EQ(log, "4 late 3 arrives ");
+  EXPECT_EQ(first(x.gradient()->sum()), 4);
+}
+
+TEST(Tape, ALeafsGradientHasArrivedAfterTheBackward) {
+  TapeContext recorded;
+  Context& ctx = recorded.ctx;
+  std::string log;
+  const Variable x = Variable::leaf(filled(ctx, {2}, 3));
+  recorded.tape.backward(ctx, late(ctx, x, &log), filled(ctx, {2}, 5));
+  EXPECT_EQ(log, "late arrives ");
+  EXPECT_FALSE(x.gradient()->is_on_its_way());
+  EXPECT_EQ(first(x.gradient()->sum()), 5);
+
+  // One that is there already is added to at once, and a later one finds both.
+  x.gradient()->add_later(ctx, [&] { return filled(ctx, {2}, 2); });
+  EXPECT_EQ(first(x.gradient()->sum()), 7);
+  x.gradient()->clear();
+  x.gradient()->add_later(ctx, [&] { return filled(ctx, {2}, 4); });
+  EXPECT_TRUE(x.gradient()->defined());
+  x.gradient()->add(ctx, filled(ctx, {2}, 1));
+  EXPECT_EQ(first(x.gradient()->sum()), 5);
+  x.gradient()->clear();
+  x.gradient()->add_later(ctx, [&] { return filled(ctx, {3}, 4); });
+  EXPECT_THROW(x.gradient()->sum(), Error);  // of another shape
+}
+
 TEST(Tape, SumsOverAFanOut) {
   TapeContext recorded;
   Context& ctx = recorded.ctx;
