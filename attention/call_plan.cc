@@ -116,4 +116,9 @@ CallPlan CallPlan::make(const BlockMask& mask, const CallPlanOptions& options) {
   return plan;
 }
 
+std::shared_ptr<const CallPlan> CallPlan::of(const BlockMask& mask,
+                                             const CallPlanOptions& options) {
+  return mask.memo.get<CallPlan>(options, [&] { return make(mask, options); });
+}
+
 }  // namespace longship

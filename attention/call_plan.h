@@ -2,7 +2,9 @@
 // block.
 #pragma once
 
+#include <compare>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "attention/mask_rectangles.h"
@@ -20,6 +22,8 @@ struct CallPlanOptions {
   // one, in less workspace.
   int64_t longest_causal = 131072;
   int64_t tile_rows = 32768;
+
+  auto operator<=>(const CallPlanOptions&) const = default;
 };
 
 // Calls that write different rows of the same tensors: each query row is in one entry at most, and
@@ -34,6 +38,8 @@ struct CallPlan {
   std::vector<CallRound> rounds;
 
   static CallPlan make(const BlockMask& mask, const CallPlanOptions& options);
+  // The same, made once for `mask`.
+  static std::shared_ptr<const CallPlan> of(const BlockMask& mask, const CallPlanOptions& options);
 };
 
 }  // namespace longship

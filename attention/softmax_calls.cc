@@ -80,7 +80,7 @@ SoftmaxBlockOutput run_forward(Context& ctx, const CallKernel& kernel,
                                const BlockMask& mask, DType o_dtype) {
   const DType dtype = input.q_THD.dtype(), sums = accumulator_dtype(dtype);
   const int64_t T = input.q_THD.dim(0), H = input.q_THD.dim(1), V = input.v_SKV.dim(2);
-  const CallPlan plan = CallPlan::make(mask, options);
+  const std::shared_ptr<const CallPlan> plan = CallPlan::of(mask, options);
   CallForward op{.q_THD = input.q_THD,
                  .k_SKD = input.k_SKD,
                  .v_SKV = input.v_SKV,
@@ -88,16 +88,16 @@ SoftmaxBlockOutput run_forward(Context& ctx, const CallKernel& kernel,
                  .o_THV = ctx.empty({T, H, V}, dtype),
                  .lse_TH = ctx.empty({T, H}, sums)};
   SoftmaxBlockOutput merged{op.o_THV, op.lse_TH};
-  if (plan.rounds.empty() || !covers_all(plan.rounds[0].queries, T)) {
+  if (plan->rounds.empty() || !covers_all(plan->rounds[0].queries, T)) {
     merged.o_THV.fill_zero();
     fill(ctx, merged.lse_TH, kNoKey);
   }
-  for (size_t i = 0; i < plan.rounds.size(); ++i) {
-    const CallRound& round = plan.rounds[i];
+  for (size_t i = 0; i < plan->rounds.size(); ++i) {
+    const CallRound& round = plan->rounds[i];
     const std::vector<RowRange> ranges = few(round.queries);
     if (i == 1) {
       // A single merge may round; more of them, or one into what is to be merged further, may not.
-      if (plan.rounds.size() > 2) merged.o_THV = merged.o_THV.to(sums);
+      if (plan->rounds.size() > 2) merged.o_THV = merged.o_THV.to(sums);
       merged.o_THV = merged.o_THV.to(o_dtype == sums ? sums : merged.o_THV.dtype());
       op.o_THV = ctx.empty({T, H, V}, dtype);
       op.lse_TH = ctx.empty({T, H}, sums);
@@ -120,12 +120,12 @@ void run_backward(Context& ctx, const CallKernel& kernel, const CallPlanOptions&
                   const SoftmaxBlockInput& input, const BlockMask& mask,
                   const SoftmaxBlockBackward& gradients) {
   const DType dtype = input.q_THD.dtype();
-  const CallPlan plan = CallPlan::make(mask, options);
-  const size_t num_rounds = plan.rounds.size();
+  const std::shared_ptr<const CallPlan> plan = CallPlan::of(mask, options);
+  const size_t num_rounds = plan->rounds.size();
   GradientSum dq(ctx, gradients.dq_THD, gradients.write_dq, dtype, num_rounds);
   GradientSum dk(ctx, gradients.dk_SKD, gradients.write_dkv, dtype, num_rounds);
   GradientSum dv(ctx, gradients.dv_SKV, gradients.write_dkv, dtype, num_rounds);
-  for (const CallRound& round : plan.rounds) {
+  for (const CallRound& round : plan->rounds) {
     const CallBackward op{.q_THD = input.q_THD,
                           .k_SKD = input.k_SKD,
                           .v_SKV = input.v_SKV,

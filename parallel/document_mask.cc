@@ -95,4 +95,11 @@ BlockMask document_mask(std::span<const Segment> queries, std::span<const Segmen
   return mask;
 }
 
+std::shared_ptr<const BlockMask> rank_mask(const SequencePlan& plan, int query_rank, int key_rank,
+                                           const MaskRule& rule) {
+  return plan.memo().get<BlockMask>(std::tuple(query_rank, key_rank, rule), [&] {
+    return document_mask(plan.segments(query_rank), plan.segments(key_rank), rule);
+  });
+}
+
 }  // namespace longship

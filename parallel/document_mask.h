@@ -1,7 +1,9 @@
 // Which keys the queries of packed documents see, and that as rectangles which kernels can walk.
 #pragma once
 
+#include <compare>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -18,7 +20,7 @@ struct MaskRule {
   int64_t num_sink_tokens = 0;  // StreamingLLM, Xiao et al. 2023, arXiv 2309.17453
   bool anchor = false;          // AnchorAttention, Wang et al. 2024, arXiv 2411.13476
 
-  bool operator==(const MaskRule&) const = default;
+  auto operator<=>(const MaskRule&) const = default;
 };
 
 // A rectangle of the score matrix between one run of queries and one run of keys. Query row
@@ -47,6 +49,7 @@ struct MaskPiece {
 // piece covers see nothing.
 struct BlockMask {
   std::vector<MaskPiece> pieces;
+  Memo memo = {};  // of what kernels derive from the pieces, which do not change after that
 
   bool empty() const { return pieces.empty(); }
 };
@@ -58,5 +61,10 @@ struct BlockMask {
 // query's sight.
 BlockMask document_mask(std::span<const Segment> queries, std::span<const Segment> keys,
                         const MaskRule& rule);
+
+// The same between the queries of one rank of `plan` and the keys of another or the same; made once
+// for a plan and its copies.
+std::shared_ptr<const BlockMask> rank_mask(const SequencePlan& plan, int query_rank, int key_rank,
+                                           const MaskRule& rule);
 
 }  // namespace longship

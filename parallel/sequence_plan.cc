@@ -78,37 +78,43 @@ SequencePlan SequencePlan::make(std::vector<int64_t> cu_seqlens, Layout layout, 
     throw Error(ErrorCode::kConfig, {.what = "rank of a sequence plan",
                                      .expected = "a rank in [0, number of ranks)",
                                      .found = fmt::format("rank {} of {}", rank, num_ranks)});
-  SequencePlan plan;
-  plan.layout_ = layout;
-  plan.rank_ = rank;
-  plan.cu_seqlens_ = std::move(cu_seqlens);
-  plan.segments_.resize(static_cast<size_t>(num_ranks));
-  plan.num_tokens_.resize(static_cast<size_t>(num_ranks));
+  const auto table = std::make_shared<Table>();
+  table->layout = layout;
+  table->rank = rank;
+  table->cu_seqlens = std::move(cu_seqlens);
+  table->segments.resize(static_cast<size_t>(num_ranks));
+  table->num_tokens.resize(static_cast<size_t>(num_ranks));
 
-  const int64_t total = plan.num_tokens();
+  const int64_t total = table->cu_seqlens.back();
   const int64_t num_chunks = layout == Layout::kZigzag ? 2 * int64_t{num_ranks} : num_ranks;
   for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
     // The second half of a zigzag goes back from the last rank to the first.
     const int64_t owner = chunk < num_ranks ? chunk : num_chunks - 1 - chunk;
     const int64_t begin = chunk_begin(total, chunk, num_chunks);
     const int64_t end = chunk_begin(total, chunk + 1, num_chunks);
-    int64_t& slot = plan.num_tokens_[static_cast<size_t>(owner)];
-    append_chunk(plan.segments_[static_cast<size_t>(owner)], plan.cu_seqlens_, begin, end, slot);
+    int64_t& slot = table->num_tokens[static_cast<size_t>(owner)];
+    append_chunk(table->segments[static_cast<size_t>(owner)], table->cu_seqlens, begin, end, slot);
     slot += end - begin;
   }
+  SequencePlan plan;
+  plan.table_ = table;
   return plan;
 }
 
 SequencePlan SequencePlan::coarsened(int ranks_per_group) const {
   LONGSHIP_CHECK(ranks_per_group > 0 && num_ranks() % ranks_per_group == 0,
                  "groups of {} ranks among {}", ranks_per_group, num_ranks());
-  SequencePlan plan;
-  plan.layout_ = layout_;
-  plan.rank_ = rank_ / ranks_per_group;
-  plan.cu_seqlens_ = cu_seqlens_;
+  return *memo().get<SequencePlan>(ranks_per_group, [&] { return coarsen(ranks_per_group); });
+}
+
+SequencePlan SequencePlan::coarsen(int ranks_per_group) const {
+  const auto table = std::make_shared<Table>();
+  table->layout = layout();
+  table->rank = rank() / ranks_per_group;
+  table->cu_seqlens = cu_seqlens();
   for (int first = 0; first < num_ranks(); first += ranks_per_group) {
-    std::vector<Segment>& joined = plan.segments_.emplace_back();
-    int64_t& num_rows = plan.num_tokens_.emplace_back(0);
+    std::vector<Segment>& joined = table->segments.emplace_back();
+    int64_t& num_rows = table->num_tokens.emplace_back(0);
     for (int peer = first; peer < first + ranks_per_group; ++peer) {
       for (Segment segment : segments(peer)) {
         segment.slot += num_rows;
@@ -117,11 +123,14 @@ SequencePlan SequencePlan::coarsened(int ranks_per_group) const {
       num_rows += num_tokens(peer);
     }
   }
+  SequencePlan plan;
+  plan.table_ = table;
   return plan;
 }
 
 std::vector<Segment> SequencePlan::gathered_segments() const {
-  std::vector<Segment> gathered = std::move(coarsened(num_ranks()).segments_.front());
+  const SequencePlan whole = coarsened(num_ranks());
+  std::vector<Segment> gathered(whole.segments(0).begin(), whole.segments(0).end());
   std::ranges::sort(gathered, {}, &Segment::global_begin);
   return gathered;
 }

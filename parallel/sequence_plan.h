@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include "runtime/context.h"
+#include "runtime/memo.h"
 
 namespace longship {
 
@@ -36,8 +38,8 @@ std::vector<Segment> joined(std::vector<Segment> segments);
 
 // A packed batch is `num_documents` documents laid end to end: document d is the tokens
 // [cu_seqlens[d], cu_seqlens[d+1]). Documents have any length >= 0; shards may be uneven and even
-// empty: chunk i of n is [S*i/n, S*(i+1)/n), rounded down. A plan is a value; it is the same on
-// every rank but for rank().
+// empty: chunk i of n is [S*i/n, S*(i+1)/n), rounded down. A plan is a value, and copies share its
+// table; it is the same on every rank but for rank().
 class SequencePlan {
  public:
   // cu_seqlens: never falling, first element 0. Throws Error(kConfig) otherwise, or when rank is
@@ -48,21 +50,23 @@ class SequencePlan {
     return make(std::move(cu_seqlens), Layout::kContiguous, 1, 0);
   }
 
-  Layout layout() const { return layout_; }
-  int num_ranks() const { return static_cast<int>(segments_.size()); }
-  int rank() const { return rank_; }
-  int64_t num_tokens() const { return cu_seqlens_.back(); }
-  int64_t num_documents() const { return static_cast<int64_t>(cu_seqlens_.size()) - 1; }
-  const std::vector<int64_t>& cu_seqlens() const { return cu_seqlens_; }
+  Layout layout() const { return table_->layout; }
+  int num_ranks() const { return static_cast<int>(table_->segments.size()); }
+  int rank() const { return table_->rank; }
+  int64_t num_tokens() const { return cu_seqlens().back(); }
+  int64_t num_documents() const { return static_cast<int64_t>(cu_seqlens().size()) - 1; }
+  const std::vector<int64_t>& cu_seqlens() const { return table_->cu_seqlens; }
 
-  int64_t num_tokens(int rank) const { return num_tokens_[static_cast<size_t>(rank)]; }
-  int64_t num_local_tokens() const { return num_tokens(rank_); }
+  int64_t num_tokens(int rank) const { return tokens_per_rank()[static_cast<size_t>(rank)]; }
+  int64_t num_local_tokens() const { return num_tokens(rank()); }
   // Tokens of each rank, in rank order.
-  const std::vector<int64_t>& tokens_per_rank() const { return num_tokens_; }
+  const std::vector<int64_t>& tokens_per_rank() const { return table_->num_tokens; }
 
   // The segments of a rank, in the order of their slots.
-  std::span<const Segment> segments(int rank) const { return segments_[static_cast<size_t>(rank)]; }
-  std::span<const Segment> local_segments() const { return segments(rank_); }
+  std::span<const Segment> segments(int rank) const {
+    return table_->segments[static_cast<size_t>(rank)];
+  }
+  std::span<const Segment> local_segments() const { return segments(rank()); }
   // The segments of the whole batch, in batch order, as rows of the tensor that holds every rank's
   // tokens in (rank, slot) order: what all-to-all and all-gather deliver. `slot` is that row.
   std::vector<Segment> gathered_segments() const;
@@ -81,12 +85,21 @@ class SequencePlan {
   // The inverse for rank-concatenated rows: puts rows ordered by (rank, slot) into batch order.
   Tensor unshard(const Context& ctx, const Tensor& by_rank) const;
 
+  // What others derive from this plan, such as masks: made once, however many layers ask for it.
+  const Memo& memo() const { return table_->memo; }
+
  private:
-  Layout layout_ = Layout::kContiguous;
-  int rank_ = 0;
-  std::vector<int64_t> cu_seqlens_;
-  std::vector<std::vector<Segment>> segments_;
-  std::vector<int64_t> num_tokens_;
+  struct Table {
+    Layout layout = Layout::kContiguous;
+    int rank = 0;
+    std::vector<int64_t> cu_seqlens;
+    std::vector<std::vector<Segment>> segments;
+    std::vector<int64_t> num_tokens;
+    Memo memo;
+  };
+  SequencePlan coarsen(int ranks_per_group) const;
+
+  std::shared_ptr<const Table> table_ = std::make_shared<Table>();
 };
 
 }  // namespace longship

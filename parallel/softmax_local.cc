@@ -9,7 +9,7 @@ class LocalPasses final : public ResidentPasses {
       : ResidentPasses(name, Group::self(), kernel) {}
 
   SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const override {
-    return kernel().forward(ctx, call.input, mask(call), whole_o_dtype(call));
+    return kernel().forward(ctx, call.input, *mask(call), whole_o_dtype(call));
   }
 
   ResidentGradients backward(Context& ctx, const ResidentAttention& call,
@@ -26,14 +26,13 @@ class LocalPasses final : public ResidentPasses {
         .dv_SKV = ctx.empty(in.v_SKV.shape(), dtype),
         .write_dq = true,
         .write_dkv = true};
-    kernel().backward(ctx, in, mask(call), gradients);
+    kernel().backward(ctx, in, *mask(call), gradients);
     return {gradients.dq_THD, gradients.dk_SKD, gradients.dv_SKV};
   }
 
  private:
-  static BlockMask mask(const ResidentAttention& call) {
-    const auto segments = call.plan.local_segments();
-    return document_mask(segments, segments, call.rule);
+  static std::shared_ptr<const BlockMask> mask(const ResidentAttention& call) {
+    return rank_mask(call.plan, call.plan.rank(), call.plan.rank(), call.rule);
   }
 };
 

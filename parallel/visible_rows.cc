@@ -55,6 +55,10 @@ Visibility::Visibility(const SequencePlan& plan, const MaskRule& rule)
   for (std::vector<RowRange>& ranges : keys_) ranges = joined(std::move(ranges));
 }
 
+std::shared_ptr<const Visibility> visibility_of(const SequencePlan& plan, const MaskRule& rule) {
+  return plan.memo().get<Visibility>(rule, [&] { return Visibility(plan, rule); });
+}
+
 std::vector<Segment> segments_in(std::span<const Segment> segments, RowRange rows) {
   std::vector<Segment> parts;
   for (Segment part : segments) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -44,6 +45,9 @@ class Visibility {
   std::vector<VisibleRows> pairs_;
   std::vector<std::vector<RowRange>> keys_;
 };
+
+// Of a plan and its copies, made once.
+std::shared_ptr<const Visibility> visibility_of(const SequencePlan& plan, const MaskRule& rule);
 
 // The parts of segments that lie in `rows`; slots count from the first of these rows.
 std::vector<Segment> segments_in(std::span<const Segment> segments, RowRange rows);

@@ -195,6 +195,17 @@ TEST(CallPlan, VeryLongCausalRunsAreTiles) {
   EXPECT_EQ(plan_of(plan, 0, {.longest_causal = 1000}).rounds.size(), 1u);
 }
 
+TEST(CallPlan, IsMadeOnceForAMask) {
+  const auto plan = SequencePlan::local({0, 40, 60});
+  const BlockMask mask = document_mask(plan.local_segments(), plan.local_segments(), {});
+  const auto forward = CallPlan::of(mask, {});
+  EXPECT_EQ(CallPlan::of(mask, {}), forward);
+  EXPECT_EQ(forward->rounds.size(), CallPlan::make(mask, {}).rounds.size());
+  const auto tiles = CallPlan::of(mask, {.longest_causal = 30, .tile_rows = 10});
+  EXPECT_EQ(tiles->rounds.size(), 2u);
+  EXPECT_NE(CallPlan::of(mask, {.backward = true}), forward);
+}
+
 TEST(CallPlan, NothingVisibleIsNoRound) {
   EXPECT_TRUE(CallPlan::make({}, {}).rounds.empty());
   const auto plan = SequencePlan::make({0, 60}, Layout::kContiguous, 2, 0);

@@ -223,6 +223,18 @@ TEST(DocumentMask, TakesEarlierRunsOfADocumentWithoutATest) {
   EXPECT_TRUE(mask.pieces[1].causal);
 }
 
+TEST(DocumentMask, OfTwoRanksIsMadeOnceForAPlanAndItsCopies) {
+  const auto plan = SequencePlan::make({0, 7, 20}, Layout::kZigzag, 3, 1);
+  const MaskRule rule{.window = 4};
+  const auto mask = rank_mask(plan, 2, 0, rule);
+  EXPECT_EQ(mask->pieces, document_mask(plan.segments(2), plan.segments(0), rule).pieces);
+  const SequencePlan copy = plan;
+  EXPECT_EQ(rank_mask(copy, 2, 0, rule), mask);
+  EXPECT_NE(rank_mask(copy, 2, 1, rule), mask);
+  EXPECT_NE(rank_mask(copy, 0, 2, rule), mask);
+  EXPECT_NE(rank_mask(copy, 2, 0, {.window = 5}), mask);
+}
+
 TEST(DocumentMask, OfNothingIsEmpty) {
   const std::vector<Segment> some = {{.length = 4}};
   EXPECT_TRUE(document_mask({}, some, {}).empty());

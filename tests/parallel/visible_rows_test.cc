@@ -77,6 +77,15 @@ TEST(VisibleRows, CoverWhatTheMaskShowsOfEveryPairOfRanks) {
   }
 }
 
+TEST(Visibility, IsMadeOnceForAPlanAndItsCopies) {
+  const auto plan = SequencePlan::make({0, 9, 30}, Layout::kContiguous, 2, 0);
+  const auto visibility = visibility_of(plan, {.window = 3});
+  const SequencePlan copy = plan;
+  EXPECT_EQ(visibility_of(copy, {.window = 3}), visibility);
+  EXPECT_NE(visibility_of(copy, {}), visibility);
+  EXPECT_EQ(visibility->between(1, 0).keys, Visibility(plan, {.window = 3}).between(1, 0).keys);
+}
+
 TEST(VisibleRows, SegmentsInARangeKeepTheirPlaceInTheBatch) {
   const std::vector<Segment> segments = {
       {.document = 0, .position = 7, .global_begin = 7, .length = 4, .slot = 0},
