@@ -99,24 +99,35 @@ Variable SoftmaxMixer::turned(Context& ctx, Variable heads_THD, const Norm& norm
 Variable SoftmaxMixer::forward(Context& ctx, const Variable& x_TE, const SequencePlan& plan,
                                const Variable& residual_TE) {
   const int64_t T = x_TE.dim(0), D = options_.head_size;
-  Variable q_THD = heads(ctx, x_TE, q_, options_.output_gate ? 2 * D : D);
   Variable gate_THD;
-  if (options_.output_gate) {
-    const int64_t sizes[] = {D, D};
-    std::vector<Variable> parts = split(ctx, q_THD, sizes);
-    q_THD = std::move(parts[0]);
-    gate_THD = std::move(parts[1]);
-  }
-  q_THD = turned(ctx, std::move(q_THD), q_norm_, plan);
-  const Variable k_TKD = turned(ctx, heads(ctx, x_TE, k_, D), k_norm_, plan);
-  const Variable v_TKD = heads(ctx, x_TE, v_, D);
-  Variable o_THD = schedule_->attend(ctx, q_THD, k_TKD, v_TKD, plan,
-                                     {.scale = 1 / std::sqrt(static_cast<double>(D)),
-                                      .window = options_.window,
-                                      .causal = options_.causal,
-                                      .num_sink_tokens = options_.num_sink_tokens,
-                                      .anchor = options_.anchor,
-                                      .sink_logit_H = sinks_H_});
+  const AttentionSources sources = {
+      .shape = {.num_tokens = T,
+                .num_heads = options_.num_heads,
+                .num_kv_heads = options_.num_kv_heads,
+                .head_size = D,
+                .value_size = D,
+                .dtype = x_TE.dtype(),
+                .accumulator = accumulator_dtype(x_TE.dtype())},
+      .q_THD =
+          [&](Context& c) {
+            Variable q_THD = heads(c, x_TE, q_, options_.output_gate ? 2 * D : D);
+            if (options_.output_gate) {
+              const int64_t sizes[] = {D, D};
+              std::vector<Variable> parts = split(c, q_THD, sizes);
+              q_THD = std::move(parts[0]);
+              gate_THD = std::move(parts[1]);
+            }
+            return turned(c, std::move(q_THD), q_norm_, plan);
+          },
+      .k_TKD = [&](Context& c) { return turned(c, heads(c, x_TE, k_, D), k_norm_, plan); },
+      .v_TKV = [&](Context& c) { return heads(c, x_TE, v_, D); }};
+  Variable o_THD = schedule_->attend_when_ready(ctx, sources, plan,
+                                                {.scale = 1 / std::sqrt(static_cast<double>(D)),
+                                                 .window = options_.window,
+                                                 .causal = options_.causal,
+                                                 .num_sink_tokens = options_.num_sink_tokens,
+                                                 .anchor = options_.anchor,
+                                                 .sink_logit_H = sinks_H_});
   if (options_.output_gate) o_THD = sigmoid_gate(ctx, o_THD, gate_THD);
   return linear_add(ctx, residual_TE, reshape(ctx, o_THD, {T, options_.num_heads * D}),
                     o_.weight_OI, o_.bias_O);

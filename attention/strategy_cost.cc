@@ -38,6 +38,11 @@ StrategyCost join(const Parts& parts, double flops, const MachineRates& rates) {
                        parts.steps * rates.links.latency_s};
 }
 
+// In which heads travel, one after another.
+double head_groups(const std::vector<HeadShare>& shares) {
+  return static_cast<double>(in_groups(shares, kMaxUlyssesGroups).size());
+}
+
 // A softmax layer, or a latent one whose keys and values are expanded.
 struct SoftmaxSizes {
   int64_t num_heads = 0, num_kv_heads = 0;
@@ -104,7 +109,8 @@ class SoftmaxCosts {
 
   Parts ulysses() const {
     double h = 0, k = 0, dealt = 0;  // of the fullest rank, and KV heads on all ranks
-    for (const HeadShare& share : deal_heads(sizes_.num_heads, sizes_.num_kv_heads, P_)) {
+    const auto shares = deal_heads(sizes_.num_heads, sizes_.num_kv_heads, P_);
+    for (const HeadShare& share : shares) {
       h = std::max(h, static_cast<double>(share.query.count));
       k = std::max(k, static_cast<double>(share.kv.count));
       dealt += static_cast<double>(share.kv.count);
@@ -113,7 +119,12 @@ class SoftmaxCosts {
     const double bytes =
         (P_ - 1) * s_ *
         ((h * D_ + k * (D_ + V_)) * e_ + 2 * h * V_ * e_ + h * D_ * e_ + k * (D_ + V_) * x);
-    return {.exchange_bytes = bytes, .exposed_bytes = bytes, .steps = 4, .imbalance = h * P_ / H_};
+    const double groups = head_groups(shares);
+    return {.exchange_bytes = bytes,
+            .exposed_bytes = bytes / groups,
+            .hiding_share = (groups - 1) / groups,
+            .steps = 4,
+            .imbalance = h * P_ / H_};
   }
   Parts ring() const {
     const int n = hops();
@@ -145,14 +156,14 @@ class SoftmaxCosts {
     const double all =
         unit * static_cast<double>(usp_traffic(sizes_.num_heads, sizes_.num_kv_heads, degrees));
     double dealt = 0;
-    for (const HeadShare& share :
-         deal_heads(sizes_.num_heads, sizes_.num_kv_heads, degrees.ulysses))
-      dealt += static_cast<double>(share.kv.count);
+    const auto shares = deal_heads(sizes_.num_heads, sizes_.num_kv_heads, degrees.ulysses);
+    for (const HeadShare& share : shares) dealt += static_cast<double>(share.kv.count);
+    const double groups = head_groups(shares);
     const double ring = r > 1 ? unit * P_ * dealt * (2 * (r - 1) + 2 * r) : 0;
     return {.shift_bytes = ring,
             .exchange_bytes = all - ring,
-            .exposed_bytes = all - ring,
-            .hiding_share = (r - 1) / r,
+            .exposed_bytes = (all - ring) / groups,
+            .hiding_share = std::max((r - 1) / r, (groups - 1) / groups),
             .steps = (u > 1 ? 4 : 0) + (r > 1 ? 2 * r - 1 : 0),
             .imbalance = causal_imbalance(r)};
   }
@@ -232,7 +243,7 @@ StrategyCost linear_cost(const Strategy& strategy, const LinearMixerOptions& lin
     const double gates = (learned_gate ? (linear.gate_per_key ? K : 1) : 0) + (dense ? 1 : 0);
     const double bytes =
         (P - 1) * s * (2 * g * K * (e + x) + 2 * h * (V * e + gates * kSumBytes) + 2 * h * V * e);
-    const auto groups = static_cast<double>(in_groups(shares, kMaxUlyssesGroups).size());
+    const double groups = head_groups(shares);
     return join({.exchange_bytes = bytes,
                  .exposed_bytes = bytes / groups,
                  .hiding_share = (groups - 1) / groups,

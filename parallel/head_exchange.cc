@@ -1,42 +1,30 @@
 #include "parallel/head_exchange.h"
 
 #include <numeric>
+#include <utility>
 
+#include "parallel/message_rows.h"
 #include "parallel/softmax_block.h"
 #include "runtime/ops/accumulate.h"
 
 namespace longship {
 namespace {
 
-// [T, heads of the range * X], a view.
-Tensor columns(const Tensor& x_THX, HeadRange range) {
-  const int64_t size = x_THX.dim(2);
-  return x_THX.reshape({x_THX.dim(0), x_THX.dim(1) * size})
-      .slice(1, range.begin * size, range.count * size);
-}
-
-// Calls f(heads of rank p, its block [T, heads * X]) for the blocks of all ranks in a flat tensor.
-template <class F>
-void for_each_block(const std::vector<HeadRange>& ranges, const Tensor& blocks, int64_t num_tokens,
-                    int64_t size, F&& f) {
-  int64_t begin = 0;
-  for (const HeadRange& range : ranges) {
-    const int64_t length = num_tokens * range.count * size;
-    if (length > 0)
-      f(range, blocks.slice(0, begin, length).reshape({num_tokens, range.count * size}));
-    begin += length;
-  }
-}
-
-// Whether several ranks use one KV head; ranges ascend.
-bool shares_kv_heads(const std::vector<HeadShare>& shares) {
+// Whether several ranks have one head; ranges ascend.
+bool overlap(const std::vector<HeadRange>& ranges) {
   int64_t next = 0;
-  for (const HeadShare& share : shares) {
-    if (share.kv.count == 0) continue;
-    if (share.kv.begin < next) return true;
-    next = share.kv.end();
+  for (const HeadRange& range : ranges) {
+    if (range.count == 0) continue;
+    if (range.begin < next) return true;
+    next = range.end();
   }
   return false;
+}
+
+std::vector<HeadRange> kv_ranges(const std::vector<HeadShare>& shares) {
+  std::vector<HeadRange> ranges;
+  for (const HeadShare& share : shares) ranges.push_back(share.kv);
+  return ranges;
 }
 
 }  // namespace
@@ -59,7 +47,7 @@ std::vector<HeadShare> deal_heads(int64_t num_heads, int64_t num_kv_heads, int n
 
 std::vector<std::vector<HeadShare>> in_groups(const std::vector<HeadShare>& shares,
                                               int64_t max_groups) {
-  int64_t num_groups = shares_kv_heads(shares) ? 1 : max_groups;
+  int64_t num_groups = overlap(kv_ranges(shares)) ? 1 : max_groups;
   for (const HeadShare& share : shares) num_groups = std::min(num_groups, share.kv.count);
   num_groups = std::max<int64_t>(num_groups, 1);
   if (num_groups == 1) return {shares};
@@ -78,100 +66,113 @@ std::vector<std::vector<HeadShare>> in_groups(const std::vector<HeadShare>& shar
   return groups;
 }
 
-Tensor Transfer::arrive() {
-  work_.wait();
-  work_ = {};
-  return std::move(received_);
-}
-
 HeadExchange::HeadExchange(Group group, std::vector<int64_t> tokens_per_rank,
                            std::vector<HeadRange> ranges)
     : group_(std::move(group)),
       tokens_per_rank_(std::move(tokens_per_rank)),
-      ranges_(std::move(ranges)) {
+      ranges_(std::move(ranges)),
+      is_shared_(overlap(ranges_)) {
   LONGSHIP_CHECK(
       std::ssize(tokens_per_rank_) == group_.size() && std::ssize(ranges_) == group_.size(),
       "tokens of {} ranks and heads of {} in a group of {}", tokens_per_rank_.size(),
       ranges_.size(), group_.size());
 }
 
-Transfer HeadExchange::to_heads(const Context& ctx, std::string_view label,
-                                const Tensor& x_THX) const {
-  const int64_t num_tokens = num_local_tokens(), size = x_THX.dim(2);
-  const Tensor packed = ctx.empty({num_tokens * num_dealt() * size}, x_THX.dtype());
-  for_each_block(ranges_, packed, num_tokens, size, [&](HeadRange range, const Tensor& block) {
-    block.copy_from(columns(x_THX, range));
-  });
+template <class F>
+void HeadExchange::for_each_rank(const Tensor& x_SNX, F&& f) const {
+  int64_t row = 0;
+  for (int rank = 0; rank < group_.size(); ++rank) {
+    const int64_t num_rows = tokens_per_rank_[static_cast<size_t>(rank)];
+    f(rank, x_SNX.slice(0, row, num_rows));
+    row += num_rows;
+  }
+}
+
+template <class F>
+void HeadExchange::for_each_block(const Tensor& blocks, int64_t size, F&& f) const {
+  const int64_t num_tokens = num_local_tokens();
+  int64_t begin = 0;
+  for (int rank = 0; rank < group_.size(); ++rank) {
+    const Shape shape = {num_tokens, ranges_[static_cast<size_t>(rank)].count, size};
+    f(rank, blocks.slice(0, begin, num_elements(shape)).reshape(shape));
+    begin += num_elements(shape);
+  }
+}
+
+Tensor HeadExchange::to_heads(const Context& ctx, const Tensor& x_THX,
+                              std::vector<P2P>& batch) const {
+  const Tensor rows = has_contiguous_rows(x_THX) ? x_THX : x_THX.contiguous();
   const int64_t group_tokens =
       std::accumulate(tokens_per_rank_.begin(), tokens_per_rank_.end(), int64_t{0});
-  const Tensor x_SNX = ctx.empty({group_tokens, mine().count, size}, x_THX.dtype());
-  return {x_SNX, group_.all_to_all(label, packed, elements_by_head(num_tokens * size),
-                                   x_SNX.reshape({-1}), elements_by_token(size))};
+  const Tensor x_SNX = ctx.empty({group_tokens, mine().count, x_THX.dim(2)}, x_THX.dtype());
+  for_each_rank(x_SNX, [&](int rank, const Tensor& of_rank) {
+    batch.push_back(P2P::send(rank, heads_of(rows, ranges_[static_cast<size_t>(rank)])));
+    batch.push_back(P2P::receive(rank, of_rank));
+  });
+  return x_SNX;
 }
 
-Transfer HeadExchange::to_tokens(const Context& ctx, std::string_view label,
-                                 const Tensor& x_SNX) const {
-  const int64_t num_tokens = num_local_tokens(), size = x_SNX.dim(2);
-  const Tensor blocks = ctx.empty({num_tokens * num_dealt() * size}, x_SNX.dtype());
-  return {blocks, group_.all_to_all(label, x_SNX.reshape({-1}), elements_by_token(size), blocks,
-                                    elements_by_head(num_tokens * size))};
+void HeadExchange::to_tokens(const Tensor& x_SNX, const Tensor& x_THX,
+                             std::vector<P2P>& batch) const {
+  LONGSHIP_CHECK(!is_shared_, "heads of several ranks would arrive in one place");
+  for_each_rank(x_SNX, [&](int rank, const Tensor& of_rank) {
+    batch.push_back(P2P::send(rank, of_rank));
+    batch.push_back(P2P::receive(rank, heads_of(x_THX, ranges_[static_cast<size_t>(rank)])));
+  });
 }
 
-void HeadExchange::place(const Tensor& blocks, const Tensor& x_THX) const {
-  for_each_block(
-      ranges_, blocks, num_local_tokens(), x_THX.dim(2),
-      [&](HeadRange range, const Tensor& block) { columns(x_THX, range).copy_from(block); });
+Tensor HeadExchange::to_blocks(const Context& ctx, const Tensor& x_SNX,
+                               std::vector<P2P>& batch) const {
+  int64_t num_dealt = 0;
+  for (const HeadRange& range : ranges_) num_dealt += range.count;
+  const int64_t size = x_SNX.dim(2);
+  const Tensor blocks = ctx.empty({num_local_tokens() * num_dealt * size}, x_SNX.dtype());
+  for_each_rank(
+      x_SNX, [&](int rank, const Tensor& of_rank) { batch.push_back(P2P::send(rank, of_rank)); });
+  for_each_block(blocks, size, [&](int rank, const Tensor& block) {
+    batch.push_back(P2P::receive(rank, block));
+  });
+  return blocks;
 }
 
-void HeadExchange::add(const Context& ctx, const Tensor& blocks, const Tensor& x_THX) const {
-  for_each_block(
-      ranges_, blocks, num_local_tokens(), x_THX.dim(2),
-      [&](HeadRange range, const Tensor& block) { accumulate(ctx, columns(x_THX, range), block); });
+void HeadExchange::add_blocks(const Context& ctx, const Tensor& blocks, const Tensor& x_THX) const {
+  for_each_block(blocks, x_THX.dim(2), [&](int rank, const Tensor& block) {
+    accumulate(ctx, heads_of(x_THX, ranges_[static_cast<size_t>(rank)]), block);
+  });
 }
 
-Tensor HeadExchange::collect(const Context& ctx, const Tensor& blocks, int64_t num_heads,
-                             int64_t size) const {
-  const Tensor x_THX = ctx.empty({num_local_tokens(), num_heads, size}, blocks.dtype());
-  place(blocks, x_THX);
-  return x_THX;
+Tensor HeadTransfer::to_heads(const Context& ctx, const HeadExchange& heads, const Tensor& x_THX) {
+  return heads.to_heads(ctx, x_THX, batch_);
 }
 
-int64_t HeadExchange::num_dealt() const {
-  return std::accumulate(ranges_.begin(), ranges_.end(), int64_t{0},
-                         [](int64_t sum, const HeadRange& range) { return sum + range.count; });
+void HeadTransfer::to_tokens(const Context& ctx, const HeadExchange& heads, const Tensor& x_SNX,
+                             const Tensor& x_THX) {
+  if (heads.is_shared())
+    sums_.push_back({heads, heads.to_blocks(ctx, x_SNX, batch_), x_THX});
+  else
+    heads.to_tokens(x_SNX, x_THX, batch_);
 }
 
-std::vector<int64_t> HeadExchange::elements_by_head(int64_t elements_per_head) const {
-  std::vector<int64_t> counts;
-  for (const HeadRange& range : ranges_) counts.push_back(range.count * elements_per_head);
-  return counts;
+void HeadTransfer::depart(std::string_view label) {
+  works_.push_back(group_.exchange(label, std::exchange(batch_, {})));
 }
 
-std::vector<int64_t> HeadExchange::elements_by_token(int64_t size) const {
-  std::vector<int64_t> counts = tokens_per_rank_;
-  for (int64_t& count : counts) count *= mine().count * size;
-  return counts;
+void HeadTransfer::wait() {
+  for (Work& work : std::exchange(works_, {})) work.wait();
+}
+
+void HeadTransfer::arrive(const Context& ctx) {
+  wait();
+  for (const Sum& sum : std::exchange(sums_, {})) sum.heads.add_blocks(ctx, sum.blocks, sum.x_THX);
 }
 
 HeadRoute HeadRoute::of(const Group& group, const std::vector<int64_t>& tokens_per_rank,
                         const std::vector<HeadShare>& shares) {
-  std::vector<HeadRange> query, kv;
-  for (const HeadShare& share : shares) {
-    query.push_back(share.query);
-    kv.push_back(share.kv);
-  }
+  std::vector<HeadRange> query;
+  for (const HeadShare& share : shares) query.push_back(share.query);
   return {.mine = shares[static_cast<size_t>(group.rank())],
-          .shares_kv = shares_kv_heads(shares),
           .query = HeadExchange(group, tokens_per_rank, std::move(query)),
-          .kv = HeadExchange(group, tokens_per_rank, std::move(kv))};
-}
-
-Tensor HeadRoute::join_kv(const Context& ctx, const Tensor& blocks, int64_t num_kv_heads,
-                          int64_t size) const {
-  if (!shares_kv) return kv.collect(ctx, blocks, num_kv_heads, size);
-  const Tensor x_TKX = ctx.zeros({kv.num_local_tokens(), num_kv_heads, size}, blocks.dtype());
-  kv.add(ctx, blocks, x_TKX);
-  return x_TKX;
+          .kv = HeadExchange(group, tokens_per_rank, kv_ranges(shares))};
 }
 
 }  // namespace longship

@@ -75,14 +75,24 @@ class ResidentSchedule final : public SoftmaxSchedule {
 
 SoftmaxBlockOutput attend_with_sink(Context& ctx, const ResidentPasses& passes,
                                     const ResidentAttention& call) {
+  const AttentionShape& shape = call.shape;
   const std::vector<Tensor> outputs = computed_once(ctx, KeptOp::kAttention, [&] {
+    if (shape.num_heads == 0)
+      return std::vector{ctx.empty({shape.num_tokens, 0, shape.value_size}, shape.dtype),
+                         ctx.empty({shape.num_tokens, 0}, shape.accumulator)};
     SoftmaxBlockOutput output = passes.forward(ctx, call);
     if (call.sink_logit_H.defined())
       add_sink_logit(ctx, call.sink_logit_H, output.o_THV, output.lse_TH);
     // The rounded output is what the rest of the model keeps alive anyway.
-    return std::vector{output.o_THV.to(call.shape.dtype), output.lse_TH};
+    return std::vector{output.o_THV.to(shape.dtype), output.lse_TH};
   });
   return {.o_THV = outputs[0], .lse_TH = outputs[1]};
+}
+
+std::optional<SoftmaxBlockOutput> kept_output(const Context& ctx) {
+  const std::vector<Tensor> outputs = computed_before(ctx, KeptOp::kAttention);
+  if (outputs.empty()) return std::nullopt;
+  return SoftmaxBlockOutput{.o_THV = outputs[0], .lse_TH = outputs[1]};
 }
 
 Tensor sink_gradient(const Context& ctx, const ResidentAttention& call,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -74,6 +75,8 @@ class ResidentPasses {
 // block that runs again in the backward has it from its first run: nothing is computed or sent.
 SoftmaxBlockOutput attend_with_sink(Context& ctx, const ResidentPasses& passes,
                                     const ResidentAttention& call);
+// That output before the inputs of the call are there: nothing if it has to be computed.
+std::optional<SoftmaxBlockOutput> kept_output(const Context& ctx);
 // What the queries of `call` add to the gradient of its sink logit.
 Tensor sink_gradient(const Context& ctx, const ResidentAttention& call,
                      const SoftmaxBlockOutput& output, const Tensor& do_THV);

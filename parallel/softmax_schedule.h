@@ -1,8 +1,10 @@
 // A sequence-parallel schedule for softmax attention: local q, k, v in, local attention output out.
 #pragma once
 
+#include <functional>
 #include <memory>
 
+#include "parallel/attention_shape.h"
 #include "parallel/group.h"
 #include "parallel/sequence_plan.h"
 #include "parallel/softmax_block.h"
@@ -26,6 +28,13 @@ struct AttentionOptions {
   MaskRule mask_rule() const { return {causal, window, num_sink_tokens, anchor}; }
 };
 
+// The tensors of a call before they are computed. Each function gives one of them and is called
+// once, in the order q, k, v.
+struct AttentionSources {
+  AttentionShape shape;  // that they will have
+  std::function<Variable(Context&)> q_THD, k_TKD, v_TKV;
+};
+
 class SoftmaxSchedule {
  public:
   virtual ~SoftmaxSchedule() = default;
@@ -35,6 +44,14 @@ class SoftmaxSchedule {
   virtual Variable attend(Context& ctx, const Variable& q_THD, const Variable& k_TKD,
                           const Variable& v_TKV, const SequencePlan& plan,
                           const AttentionOptions& options) const = 0;
+
+  // The same as the tensors become ready: a schedule may send one while the next is computed. Its
+  // gradients may then be on their way still when those of v and k are asked for.
+  virtual Variable attend_when_ready(Context& ctx, const AttentionSources& sources,
+                                     const SequencePlan& plan,
+                                     const AttentionOptions& options) const;
+  // Whether that hides a part of what travels. If not, q, k and v may as well be computed together.
+  virtual bool sends_early() const { return false; }
 };
 
 // `kernel` must outlive the schedule and every tape it recorded on; the plan of each call must have
@@ -43,7 +60,11 @@ class SoftmaxSchedule {
 //
 // All of them keep q's dtype on the wire (but for sums, see their files), add in fp32 (fp64), and
 // round o to q's dtype once.
-std::unique_ptr<SoftmaxSchedule> make_ulysses(Group sp, const SoftmaxBlock& kernel);
+struct UlyssesOptions {
+  int64_t max_head_groups = 0;  // that travel one after another; 0 = as many as pay, by sizes
+};
+std::unique_ptr<SoftmaxSchedule> make_ulysses(Group sp, const SoftmaxBlock& kernel,
+                                              const UlyssesOptions& options = {});
 std::unique_ptr<SoftmaxSchedule> make_ring(Group sp, const SoftmaxBlock& kernel);
 std::unique_ptr<SoftmaxSchedule> make_token_ring(Group sp, const SoftmaxBlock& kernel);
 // Gathers this many KV heads at a time; 0: one on the CPU, half of them on a GPU.
@@ -56,6 +77,7 @@ std::unique_ptr<SoftmaxSchedule> make_lightseq(Group sp, const SoftmaxBlock& ker
 
 struct UspOptions {
   int ulysses_degree = 0;  // divides the ranks; 0 = by choose_usp_degrees() for the heads of a call
+  int64_t max_head_groups = 0;  // as in UlyssesOptions
 };
 // Collective over `sp`, which it splits. Throws Error(kConfig) for a degree that does not divide.
 std::unique_ptr<SoftmaxSchedule> make_usp(Group sp, const SoftmaxBlock& kernel,

@@ -20,8 +20,9 @@ namespace {
 
 class Ulysses final : public HeadSchedule {
  public:
-  Ulysses(const Group& sp, const SoftmaxBlock& kernel)
-      : HeadSchedule("ulysses", sp), grid_{sp, make_local_passes("ulysses", kernel)} {}
+  Ulysses(const Group& sp, const SoftmaxBlock& kernel, const UlyssesOptions& options)
+      : HeadSchedule("ulysses", sp, options.max_head_groups),
+        grid_{sp, make_local_passes("ulysses", kernel)} {}
 
  private:
   const HeadGrid& grid(const AttentionShape&) const override { return grid_; }
@@ -31,8 +32,9 @@ class Ulysses final : public HeadSchedule {
 
 }  // namespace
 
-std::unique_ptr<SoftmaxSchedule> make_ulysses(Group sp, const SoftmaxBlock& kernel) {
-  return std::make_unique<Ulysses>(sp, kernel);
+std::unique_ptr<SoftmaxSchedule> make_ulysses(Group sp, const SoftmaxBlock& kernel,
+                                              const UlyssesOptions& options) {
+  return std::make_unique<Ulysses>(sp, kernel, options);
 }
 
 }  // namespace longship

@@ -33,7 +33,7 @@ HeadGrid make_grid(const Group& sp, const SoftmaxBlock& kernel, int ulysses_degr
 class Usp final : public HeadSchedule {
  public:
   Usp(const Group& sp, const SoftmaxBlock& kernel, const UspOptions& options)
-      : HeadSchedule("usp", sp), forced_degree_(options.ulysses_degree) {
+      : HeadSchedule("usp", sp, options.max_head_groups), forced_degree_(options.ulysses_degree) {
     const std::vector<int> divisors = divisors_of(sp.size());
     if (forced_degree_ == 0) {
       // Layers may differ in heads. All splits happen here, where the ranks are known to be

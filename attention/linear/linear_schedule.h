@@ -61,7 +61,4 @@ std::unique_ptr<LinearSchedule> make_linear_carry(std::unique_ptr<const StateSch
 // where x = e, or a when some key head is used by several ranks.
 std::unique_ptr<LinearSchedule> make_linear_ulysses(Group sp);
 
-// Three quarters of the journey hidden; more groups would make messages and kernel calls small.
-constexpr int64_t kMaxUlyssesGroups = 4;
-
 }  // namespace longship

@@ -2,7 +2,7 @@
 //
 // Names: T tokens of this rank, S of all ranks; G key heads and H state heads in all, g and h those
 // of this rank in a group.
-#include <optional>
+#include <utility>
 
 #include "attention/linear/head_group.h"
 #include "attention/linear/linear_node.h"
@@ -33,33 +33,36 @@ class InputTransfer {
       : heads_(group.route().mine.query),
         scale_(local.scale),
         gate_rank_(local.gate.defined() ? local.gate.rank() : 0),
-        q_(group.route().kv.to_heads(ctx, kForward, local.q_TGK)),
-        k_(group.route().kv.to_heads(ctx, kForward, local.k_TGK)),
-        v_(group.route().query.to_heads(ctx, kForward, local.v_THV)) {
-    const HeadExchange& query = group.route().query;
+        transfer_(group.route().group()) {
+    const HeadExchange &key = group.route().kv, &query = group.route().query;
+    q_ = transfer_.to_heads(ctx, key, local.q_TGK);
+    k_ = transfer_.to_heads(ctx, key, local.k_TGK);
+    v_ = transfer_.to_heads(ctx, query, local.v_THV);
     if (gate_rank_ > 1)
-      gate_ = query.to_heads(ctx, kForward, with_head_size(local.gate));
+      gate_ = transfer_.to_heads(ctx, query, with_head_size(local.gate));
     else if (gate_rank_ == 1)
       constant_gate_H_ = local.gate.slice(0, heads_.begin, heads_.count).contiguous();
     if (local.beta_TH.defined())
-      beta_ = query.to_heads(ctx, kForward, with_head_size(local.beta_TH));
+      beta_ = transfer_.to_heads(ctx, query, with_head_size(local.beta_TH));
+    transfer_.depart(kForward);
   }
 
   // All tokens in batch order, this rank's heads of the group.
   LinearInput arrive(const Context& ctx, const WholeSequence& sequence) {
-    auto arrived = [&](Transfer& transfer) {
-      return sequence.to_batch_order(ctx, transfer.arrive());
+    transfer_.wait();
+    auto ordered = [&](Tensor& x) {
+      return sequence.to_batch_order(ctx, std::exchange(x, Tensor()));
     };
-    LinearInput whole{.q_TGK = arrived(q_),
-                      .k_TGK = arrived(k_),
-                      .v_THV = arrived(v_),
+    LinearInput whole{.q_TGK = ordered(q_),
+                      .k_TGK = ordered(k_),
+                      .v_THV = ordered(v_),
                       .gate = constant_gate_H_,
                       .beta_TH = {},
                       .scale = scale_};
     const int64_t S = whole.v_THV.dim(0);
-    if (gate_) whole.gate = arrived(*gate_);
+    if (gate_.defined()) whole.gate = ordered(gate_);
     if (gate_rank_ == 2) whole.gate = whole.gate.reshape({S, heads_.count});
-    if (beta_) whole.beta_TH = arrived(*beta_).reshape({S, heads_.count});
+    if (beta_.defined()) whole.beta_TH = ordered(beta_).reshape({S, heads_.count});
     return whole;
   }
 
@@ -67,49 +70,29 @@ class InputTransfer {
   HeadRange heads_;
   double scale_;
   int gate_rank_;  // 0: no gate
-  Transfer q_, k_, v_;
-  std::optional<Transfer> gate_, beta_;
-  Tensor constant_gate_H_;
+  HeadTransfer transfer_;
+  Tensor q_, k_, v_, gate_, beta_, constant_gate_H_;
 };
 
-// The gradients of a group on their way home.
-class GradientTransfer {
- public:
-  // `dtype`: of q, k and v. Keys' gradients are summed before they are rounded.
-  GradientTransfer(const Context& ctx, const HeadGroup& group, const WholeSequence& sequence,
-                   const LinearGradients& whole, DType dtype)
-      : route_(group.route()) {
-    const DType sums = accumulator_dtype(dtype), key_dtype = route_.shares_kv ? sums : dtype;
-    auto leave = [&](const HeadExchange& heads, const Tensor& dx, DType travels_as) {
-      const Tensor by_rank = sequence.to_rank_order(ctx, with_head_size(dx));
-      return std::optional(heads.to_tokens(ctx, kBackward, by_rank.to(travels_as)));
-    };
-    dq_ = leave(route_.kv, whole.dq_TGK, key_dtype);
-    dk_ = leave(route_.kv, whole.dk_TGK, key_dtype);
-    dv_ = leave(route_.query, whole.dv_THV, dtype);
-    if (whole.dgate.defined()) dgate_ = leave(route_.query, whole.dgate, sums);
-    if (whole.dbeta_TH.defined()) dbeta_ = leave(route_.query, whole.dbeta_TH, sums);
-  }
-
-  // Into those of all heads of the local tokens.
-  void arrive(const Context& ctx, const LinearGradients& local) {
-    auto keys = [&](Transfer& dx, const Tensor& all) {
-      if (route_.shares_kv)
-        route_.kv.add(ctx, dx.arrive(), all);
-      else
-        route_.kv.place(dx.arrive(), all);
-    };
-    keys(*dq_, local.dq_TGK);
-    keys(*dk_, local.dk_TGK);
-    route_.query.place(dv_->arrive(), local.dv_THV);
-    if (dgate_) route_.query.place(dgate_->arrive(), with_head_size(local.dgate));
-    if (dbeta_) route_.query.place(dbeta_->arrive(), with_head_size(local.dbeta_TH));
-  }
-
- private:
-  const HeadRoute& route_;
-  std::optional<Transfer> dq_, dk_, dv_, dgate_, dbeta_;
-};
+// Sends the gradients of a group into those of all heads of the local tokens, `local`, whose dtypes
+// travel. Keys' gradients are summed before they are rounded.
+HeadTransfer send_home(const Context& ctx, const HeadGroup& group, const WholeSequence& sequence,
+                       const LinearGradients& whole, const LinearGradients& local) {
+  const HeadExchange &key = group.route().kv, &query = group.route().query;
+  HeadTransfer transfer(group.route().group());
+  auto leave = [&](const HeadExchange& heads, const Tensor& dx, const Tensor& into) {
+    if (!dx.defined()) return;
+    const Tensor by_rank = sequence.to_rank_order(ctx, with_head_size(dx));
+    transfer.to_tokens(ctx, heads, by_rank.to(into.dtype()), with_head_size(into));
+  };
+  leave(key, whole.dq_TGK, local.dq_TGK);
+  leave(key, whole.dk_TGK, local.dk_TGK);
+  leave(query, whole.dv_THV, local.dv_THV);
+  leave(query, whole.dgate, local.dgate);
+  leave(query, whole.dbeta_TH, local.dbeta_TH);
+  transfer.depart(kBackward);
+  return transfer;
+}
 
 class LinearUlyssesNode final : public LinearNode {
  public:
@@ -132,23 +115,28 @@ class LinearUlyssesNode final : public LinearNode {
   void backward(Context& ctx) override {
     const std::vector<HeadGroup>& groups = saved_.groups;
     const Tensor do_THV = grad_output(ctx).contiguous();
-    auto depart = [&](size_t i) {
-      return groups[i].route().query.to_heads(ctx, kBackward, do_THV);
+    HeadTransfer arriving(groups[0].route().group());
+    auto start = [&](size_t i) {
+      const Tensor do_ShV = arriving.to_heads(ctx, groups[i].route().query, do_THV);
+      arriving.depart(kBackward);
+      return do_ShV;
     };
-    Transfer next = depart(0);
-    std::vector<GradientTransfer> homeward;
+    Tensor next = start(0);
+    LinearGradients local;
+    std::vector<HeadTransfer> homeward;
     for (size_t i = 0; i < groups.size(); ++i) {
-      const Tensor do_ShV = saved_.sequence.to_batch_order(ctx, next.arrive());
-      if (i + 1 < groups.size()) next = depart(i + 1);
+      arriving.wait();
+      const Tensor do_ShV = saved_.sequence.to_batch_order(ctx, next);
+      if (i + 1 < groups.size()) next = start(i + 1);
       const LinearInput& whole = saved_.whole[i];
       const LinearGradients gradients = groups[i].is_idle()
                                             ? no_gradients(ctx, whole)
                                             : gradients_of(ctx, groups[i], whole, do_ShV);
-      homeward.emplace_back(ctx, groups[i], saved_.sequence, gradients, do_THV.dtype());
+      if (i == 0) local = room(ctx);
+      homeward.push_back(send_home(ctx, groups[i], saved_.sequence, gradients, local));
     }
-    const LinearGradients local = room(ctx);
-    for (GradientTransfer& transfer : homeward) transfer.arrive(ctx, local);
-    add(ctx, local);
+    for (HeadTransfer& transfer : homeward) transfer.arrive(ctx);
+    add(ctx, std::move(local));
   }
 
  private:
@@ -184,7 +172,8 @@ class LinearUlyssesNode final : public LinearNode {
     const DType dtype = whole.v_THV.dtype(), sums = accumulator_dtype(dtype);
     const Shape keys = {T, G, whole.q_TGK.dim(2)};
     auto keys_room = [&] {
-      return saved_.groups[0].route().shares_kv ? ctx.zeros(keys, sums) : ctx.empty(keys, dtype);
+      return saved_.groups[0].route().kv.is_shared() ? ctx.zeros(keys, sums)
+                                                     : ctx.empty(keys, dtype);
     };
     LinearGradients local{.dq_TGK = keys_room(),
                           .dk_TGK = keys_room(),
@@ -233,18 +222,19 @@ class LinearUlysses final : public LinearSchedule {
                                   .num_heads = H};
     const std::vector<HeadGroup>& groups = kept.groups;
     InputTransfer next(ctx, groups[0], local);
-    std::vector<Transfer> homeward;
+    HeadTransfer homeward(sp_);
+    Tensor o_THV;
     for (size_t i = 0; i < groups.size(); ++i) {
       LinearInput whole = next.arrive(ctx, kept.sequence);
       if (i + 1 < groups.size()) next = InputTransfer(ctx, groups[i + 1], local);
       const Tensor o_ShV = outputs_of(ctx, kernel, groups[i], kept.sequence, whole);
-      homeward.push_back(groups[i].route().query.to_tokens(
-          ctx, kForward, kept.sequence.to_rank_order(ctx, o_ShV)));
+      if (i == 0) o_THV = ctx.empty(local.v_THV.shape(), local.v_THV.dtype());
+      homeward.to_tokens(ctx, groups[i].route().query, kept.sequence.to_rank_order(ctx, o_ShV),
+                         o_THV);
+      homeward.depart(kForward);
       if (recording) kept.whole.push_back(std::move(whole));
     }
-    Tensor o_THV = ctx.empty(local.v_THV.shape(), local.v_THV.dtype());
-    for (size_t i = 0; i < groups.size(); ++i)
-      groups[i].route().query.place(homeward[i].arrive(), o_THV);
+    homeward.wait();
     std::unique_ptr<LinearNode> node;
     if (recording) node = std::make_unique<LinearUlyssesNode>(std::move(kept), plan, kernel);
     return record(ctx, "linear_ulysses", std::move(o_THV), std::move(node), input);

@@ -52,7 +52,7 @@ struct Outcome {
 };
 
 Outcome run(const std::string& strategy, MakeSchedule make_schedule, Recompute level,
-            DType dtype = DType::kF32) {
+            DType dtype = DType::kF32, int64_t num_kv_heads = 3) {
   Context ctx;
   const TransformerShape shape{.vocab_size = 17,
                                .hidden_size = 24,
@@ -67,8 +67,8 @@ Outcome run(const std::string& strategy, MakeSchedule make_schedule, Recompute l
   const MixerFactory make_mixer = [&](int64_t, const std::string& prefix,
                                       ParameterList& parameters) {
     return std::make_unique<SoftmaxMixer>(SoftmaxMixerOptions{.hidden_size = 24,
-                                                              .num_heads = 6,
-                                                              .num_kv_heads = 3,
+                                                              .num_heads = 2 * num_kv_heads,
+                                                              .num_kv_heads = num_kv_heads,
                                                               .head_size = 4,
                                                               .qk_norm = true,
                                                               .window = 9,
@@ -149,6 +149,31 @@ TEST(Recompute, RunsAttentionOfWholeHeadsOnceAndRepeatsItsAllToAlls) {
     EXPECT_EQ(kept.num_forward % kNumLayers, 0);
     for (Recompute level : {Recompute::kSelective, Recompute::kBlock}) {
       const Outcome again = run(name, make, level);
+      expect_same_bits(again, kept);
+      EXPECT_EQ(again.num_forward, kept.num_forward);
+      EXPECT_EQ(again.num_backward, kept.num_backward);
+      EXPECT_LE(again.forward_bytes, 2 * kept.forward_bytes);
+    }
+  }
+}
+
+TEST(Recompute, GivesTheSameBitsWithHeadsInGroups) {
+  const std::map<std::string, MakeSchedule> kGrouped = {
+      {"ulysses",
+       [](const SoftmaxBlock& kernel) {
+         return make_ulysses(world(), kernel, {.max_head_groups = 2});
+       }},
+      {"usp", [](const SoftmaxBlock& kernel) {
+         return make_usp(world(), kernel, {.max_head_groups = 3});
+       }}};
+  constexpr int64_t kKvHeads = 6;
+  for (const auto& [name, make] : kGrouped) {
+    SCOPED_TRACE(name);
+    const Outcome kept = run(name, make, Recompute::kNone, DType::kF32, kKvHeads);
+    const int num_groups = world().size() == 1 ? 1 : world().size() == 2 && name == "usp" ? 3 : 2;
+    EXPECT_EQ(kept.num_forward, num_groups * kNumLayers);
+    for (Recompute level : {Recompute::kSelective, Recompute::kBlock}) {
+      const Outcome again = run(name, make, level, DType::kF32, kKvHeads);
       expect_same_bits(again, kept);
       EXPECT_EQ(again.num_forward, kept.num_forward);
       EXPECT_EQ(again.num_backward, kept.num_backward);

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "parallel/softmax_schedule.h"
+#include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/naive_softmax.h"
 #include "tests/support/op_check.h"
@@ -149,6 +150,135 @@ TEST(GatherKv, GivesTheSameBitsHoweverHeadsAreGrouped) {
           << heads_per_group;
   }
   EXPECT_THROW(make_gather_kv(world(), kKernel, -1), Error);
+}
+
+// Of whole heads, in up to so many groups of them.
+std::vector<std::unique_ptr<SoftmaxSchedule>> schedules_of_whole_heads(int64_t max_head_groups) {
+  std::vector<std::unique_ptr<SoftmaxSchedule>> all;
+  all.push_back(make_ulysses(world(), kKernel, {.max_head_groups = max_head_groups}));
+  const int size = world().size();
+  for (int degree = 2; degree <= size; ++degree)
+    if (size % degree == 0)
+      all.push_back(make_usp(world(), kKernel,
+                             {.ulysses_degree = degree, .max_head_groups = max_head_groups}));
+  return all;
+}
+
+TEST(UlyssesAndUsp, GiveTheSameBitsAndSendTheSameBytesHoweverHeadsAreGrouped) {
+  Context ctx;
+  for (Heads heads : {Heads{16, 16}, {18, 9}, {8, 2}, {5, 5}})
+    for (Layout layout : {Layout::kContiguous, Layout::kZigzag})
+      for (DType dtype : {DType::kBF16, DType::kF32}) {
+        Batch batch = make_batch(ctx, cu_seqlens_of({13, 1, 20}), heads, dtype, 9);
+        batch.options.sink_logit_H = testing::random_tensor(ctx, {heads.query}, 5);
+        const SequencePlan plan = plan_of(batch, layout, world());
+        auto results = [&](const SoftmaxSchedule& schedule) {
+          world().reset_stats();
+          Results found = run(ctx, batch, schedule, plan, world());
+          return std::pair(std::move(found), world().stats().total_sent_bytes());
+        };
+        const auto whole = schedules_of_whole_heads(1);
+        for (int64_t max_groups : {2, 3, 100}) {
+          const auto grouped = schedules_of_whole_heads(max_groups);
+          for (size_t i = 0; i < whole.size(); ++i) {
+            SCOPED_TRACE(fmt::format("{} heads over {}, {} groups, schedule {}", heads.query,
+                                     heads.kv, max_groups, i));
+            const auto [expected, expected_bytes] = results(*whole[i]);
+            const auto [found, bytes] = results(*grouped[i]);
+            EXPECT_TRUE(same_bits(found, expected));
+            EXPECT_EQ(bytes, expected_bytes);
+          }
+        }
+      }
+  EXPECT_THROW(make_ulysses(world(), kKernel, {.max_head_groups = -1}), Error);
+}
+
+// Notes how many exchanges had been started whenever a group of heads is computed.
+class NotingSoftmax final : public SoftmaxBlock {
+ public:
+  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
+                             DType o_dtype) const override {
+    forward_calls.push_back(world().stats().by_label["ulysses.fwd"].num_calls);
+    return kKernel.forward(ctx, input, mask, o_dtype);
+  }
+  void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
+                const SoftmaxBlockBackward& gradients) const override {
+    backward_calls.push_back(world().stats().by_label["ulysses.bwd"].num_calls);
+    kKernel.backward(ctx, input, mask, gradients);
+  }
+  mutable std::vector<int64_t> forward_calls, backward_calls;
+};
+
+TEST(Ulysses, ComputesAGroupOfHeadsWhileItsNeighboursTravel) {
+  Context ctx;
+  const int64_t H = 3 * world().size();  // three groups of one head
+  const Batch batch = make_batch(ctx, {0, 40}, {H, H}, DType::kF32);
+  const NotingSoftmax kernel;
+  const auto schedule = make_ulysses(world(), kernel, {.max_head_groups = 3});
+  world().reset_stats();
+  run(ctx, batch, *schedule, plan_of(batch, Layout::kContiguous, world()), world());
+  // The inputs of this group and the next, and o of those before; then do, and the gradients. One
+  // rank sends nothing.
+  const auto expected =
+      world().size() > 1 ? std::vector<int64_t>{2, 4, 5} : std::vector<int64_t>{0};
+  EXPECT_EQ(kernel.forward_calls, expected);
+  EXPECT_EQ(kernel.backward_calls, expected);
+}
+
+TEST(SoftmaxSchedules, GiveTheSameBitsWhenTheirTensorsBecomeReadyOneAfterAnother) {
+  Context ctx;
+  const Batch batch = make_batch(ctx, cu_seqlens_of({13, 1, 20}), {8, 4}, DType::kF32);
+  for (const Strategy& strategy : strategies()) {
+    SCOPED_TRACE(strategy.label());
+    const SequencePlan plan = plan_of(batch, strategy.layout, world());
+    const auto schedule = strategy.make(world());
+    const std::string label = strategy.name + ".fwd";
+    const Results expected = run(ctx, batch, *schedule, plan, world());
+
+    Tape tape;
+    ctx.tape = &tape;
+    std::vector<Variable> leaves;
+    std::vector<int64_t> calls;  // exchanges before each is ready
+    auto source = [&](const Tensor& whole) {
+      return [&, whole](Context&) {
+        calls.push_back(world().stats().by_label[label].num_calls);
+        return leaves.emplace_back(Variable::leaf(plan.shard(ctx, whole)));
+      };
+    };
+    const AttentionSources sources = {
+        .shape = AttentionShape::of(plan.shard(ctx, batch.q_THD), plan.shard(ctx, batch.k_TKD),
+                                    plan.shard(ctx, batch.v_TKV), plan),
+        .q_THD = source(batch.q_THD),
+        .k_TKD = source(batch.k_TKD),
+        .v_TKV = source(batch.v_TKV)};
+    world().reset_stats();
+    const Variable o = schedule->attend_when_ready(ctx, sources, plan, batch.options);
+    tape.backward(ctx, o, plan.shard(ctx, batch.do_THV));
+    ctx.tape = nullptr;
+    EXPECT_TRUE(bitwise_equal(gather(ctx, world(), plan, o.value()), expected.o_THV));
+    for (size_t i = 0; i < 3; ++i)
+      EXPECT_TRUE(bitwise_equal(gather(ctx, world(), plan, leaves.at(i).gradient()->sum()),
+                                expected.gradients()[i].second));
+    const bool early = schedule->sends_early();
+    EXPECT_EQ(early, world().size() > 1 && (strategy.name == "ulysses" || strategy.name == "usp"));
+    if (strategy.name == "ulysses") {
+      EXPECT_EQ(calls, early ? (std::vector<int64_t>{0, 1, 2}) : (std::vector<int64_t>{0, 0, 0}));
+    }
+  }
+}
+
+TEST(Ulysses, RefusesTensorsThatAreNotAsAnnounced) {
+  Context ctx;
+  const Batch batch = make_batch(ctx, {0, 24}, {4, 2}, DType::kF32);
+  const SequencePlan plan = plan_of(batch, Layout::kContiguous, world());
+  const Tensor q = plan.shard(ctx, batch.q_THD), k = plan.shard(ctx, batch.k_TKD),
+               v = plan.shard(ctx, batch.v_TKV);
+  const AttentionSources sources = {.shape = AttentionShape::of(q, k, v, plan),
+                                    .q_THD = [&](Context&) { return q; },
+                                    .k_TKD = [&](Context&) { return k.slice(1, 0, 1); },
+                                    .v_TKV = [&](Context&) { return v; }};
+  EXPECT_THROW(make_ulysses(world(), kKernel)->attend_when_ready(ctx, sources, plan, batch.options),
+               Error);
 }
 
 TEST(SoftmaxSchedules, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
