@@ -9,12 +9,13 @@
 // or a few.
 //
 // A rank computes its queries over its own keys while the halo travels, and then those that reach
-// the halo, no others, over the halo; the second partial output is merged into the first in the
-// accumulator dtype, and o is rounded once. The backward fetches again, rather than keep the halo
-// of every layer, while it computes half of its queries over the own keys, and the other half while
-// the gradients of the halo go home, in the accumulator dtype; their owner adds them to its own
-// part in ascending rank order. Rows go in one batch of point-to-point messages each way, and a
-// rank waits for none but those that its windows reach or that reach into it.
+// the halo, no others, over the halo; the second partial output is merged into the first, each row
+// once, in the dtype in which the kernel gives whole outputs. The backward fetches again, rather
+// than keep the halo of every layer, while it computes half of its queries over the own keys, and
+// the other half while the gradients of the halo go home, in the accumulator dtype; their owner
+// adds them to its own part in ascending rank order. Rows go in one batch of point-to-point
+// messages each way, and a rank waits for none but those that its windows reach or that reach into
+// it.
 //
 // With n(r, p) the rows of rank p whose keys the queries of rank r see, e bytes an element and g of
 // the accumulator (4; 8), rank r sends
@@ -24,7 +25,7 @@
 // rank on the contiguous layout, (window - 1) K (D + V) e, and two on the zigzag layout.
 //
 // Memory beside inputs and output, for a halo of N rows that M queries reach: N K (D + V) e, the
-// running o and its part, (s + M) H (V + 1) g; in the backward the halo, its gradients
+// running o and its part, (s + M) H (V + 1) g at most; in the backward the halo, its gradients
 // N K (D + V) g, what arrives (as much as was sent), and delta, dq, dk and dv.
 #include "parallel/gathered_keys.h"
 #include "parallel/resident_schedule.h"
@@ -107,15 +108,14 @@ SoftmaxBlockOutput HaloPasses::forward(Context& ctx, const ResidentAttention& ca
   const TensorRows own = {local.k_SKD, local.v_SKV};
   const TensorRows fetched = empty_like(ctx, own, halo.traffic().keys().num_rows);
   Work work = halo.traffic().gather(forward_label(), own, fetched);
-  const SoftmaxBlockOutput merged =
-      kernel().forward(ctx, local, halo.local_block({0, call.shape.num_tokens}).mask,
-                       halo.blocks().empty() ? whole_o_dtype(call) : call.shape.accumulator);
+  const SoftmaxBlockOutput merged = kernel().forward(
+      ctx, local, halo.local_block({0, call.shape.num_tokens}).mask, whole_o_dtype(call));
   work.wait();
   for (const Halo::Block& block : halo.blocks()) {
     const SoftmaxBlockOutput part =
         kernel().forward(ctx, with_keys(local, fetched, block.queries), block.mask);
     const TensorRows into = slice({merged.o_THV, merged.lse_TH}, block.queries);
-    merge_partials(ctx, into[0], into[1], part.o_THV, part.lse_TH);
+    merge_partials_into(ctx, into[0], into[0], into[1], part.o_THV, part.lse_TH);
   }
   return merged;
 }
@@ -131,10 +131,16 @@ ResidentGradients HaloPasses::backward(Context& ctx, const ResidentAttention& ca
   Work work = halo.traffic().gather(backward_label(), own, fetched);
 
   const Tensor row_term = row_term_of(ctx, kernel(), output.o_THV, do_THV);
-  const Tensor dq_THD = ctx.zeros(local.q_THD.shape(), sums);
-  const TensorRows home = zeros_like(ctx, own, sums);
-  auto add_gradients = [&](const TensorRows& keys, const Halo::Block& block,
-                           const TensorRows& key_gradients) {
+  // The first half of the queries, which is not empty unless there are none, writes the gradients
+  // of its rows and of all own keys; what comes later adds to them.
+  const int64_t half = (call.shape.num_tokens + 1) / 2;
+  const RowRange second_half = {half, call.shape.num_tokens - half};
+  const Tensor dq_THD = ctx.empty(local.q_THD.shape(), sums);
+  slice({dq_THD}, second_half)[0].fill_zero();
+  const DType kv_sums[] = {sums, sums};
+  const TensorRows home = empty_like(ctx, own, call.shape.num_tokens, kv_sums);
+  auto compute = [&](const TensorRows& keys, const Halo::Block& block,
+                     const TensorRows& key_gradients, bool write_dq, bool write_dkv) {
     const TensorRows rows = slice({do_THV, output.lse_TH, row_term, dq_THD}, block.queries);
     kernel().backward(ctx, with_keys(local, keys, block.queries), block.mask,
                       {.do_THV = rows[0],
@@ -142,16 +148,19 @@ ResidentGradients HaloPasses::backward(Context& ctx, const ResidentAttention& ca
                        .delta_or_o = rows[2],
                        .dq_THD = rows[3],
                        .dk_SKD = key_gradients[0],
-                       .dv_SKV = key_gradients[1]});
+                       .dv_SKV = key_gradients[1],
+                       .write_dq = write_dq,
+                       .write_dkv = write_dkv});
   };
-  const int64_t half = call.shape.num_tokens / 2;
-  add_gradients(own, halo.local_block({0, half}), home);
+  compute(own, halo.local_block({0, half}), home, /*write_dq=*/true, /*write_dkv=*/true);
   work.wait();
-  TensorRows fetched_gradients = zeros_like(ctx, fetched, sums);
-  for (const Halo::Block& block : halo.blocks()) add_gradients(fetched, block, fetched_gradients);
+  TensorRows fetched_gradients = empty_like(ctx, fetched, halo.traffic().keys().num_rows, kv_sums);
+  for (const Halo::Block& block : halo.blocks())
+    compute(fetched, block, fetched_gradients, /*write_dq=*/false,
+            /*write_dkv=*/&block == &halo.blocks().front());
   KeyTraffic::Return back =
       halo.traffic().start_return(ctx, backward_label(), std::move(fetched_gradients));
-  add_gradients(own, halo.local_block({half, call.shape.num_tokens - half}), home);
+  compute(own, halo.local_block(second_half), home, /*write_dq=*/false, /*write_dkv=*/false);
   halo.traffic().finish_return(ctx, std::move(back), home);
   return {dq_THD, home[0], home[1]};
 }

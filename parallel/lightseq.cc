@@ -18,12 +18,17 @@ class LightseqPass {
   // The rows of this rank that the results of a task of another rank join; empty if there are none.
   virtual TensorRows home(const LightseqTask& task) const = 0;
   virtual void join(const TensorRows& home, const TensorRows& arrived) const = 0;
+  // Of results for other ranks.
+  virtual std::span<const DType> part_dtypes() const = 0;
 };
 
 class ForwardPass final : public LightseqPass {
  public:
   ForwardPass(Context& ctx, const SoftmaxBlock& kernel, const ResidentAttention& call)
-      : ctx_(ctx), kernel_(kernel), call_(call) {}
+      : ctx_(ctx),
+        kernel_(kernel),
+        call_(call),
+        part_dtypes_{kernel.output_dtype(call.shape.dtype), call.shape.accumulator} {}
 
   TensorRows compute(const LightseqTask& task, const BlockMask& mask, const TensorRows& queries,
                      const TensorRows& keys) override {
@@ -31,10 +36,13 @@ class ForwardPass final : public LightseqPass {
     block.q_THD = queries[0];
     block.k_SKD = keys[0];
     block.v_SKV = keys[1];
-    const SoftmaxBlockOutput output = kernel_.forward(ctx_, block, mask, call_.shape.accumulator);
+    // The first block is what the others are merged into.
+    const bool is_first = task.key_rank == task.query_rank;
+    const SoftmaxBlockOutput output =
+        kernel_.forward(ctx_, block, mask, is_first ? call_.shape.accumulator : part_dtypes_[0]);
     TensorRows part = {output.o_THV, output.lse_TH};
     if (task.query_rank != call_.plan.rank()) return part;
-    if (task.key_rank == task.query_rank)
+    if (is_first)
       merged_ = std::move(part);
     else
       join(slice(merged_, task.queries), part);
@@ -46,6 +54,7 @@ class ForwardPass final : public LightseqPass {
   void join(const TensorRows& home, const TensorRows& arrived) const override {
     merge_partials(ctx_, home[0], home[1], arrived[0], arrived[1]);
   }
+  std::span<const DType> part_dtypes() const override { return part_dtypes_; }
 
   SoftmaxBlockOutput output() const { return {merged_[0], merged_[1]}; }
 
@@ -53,6 +62,7 @@ class ForwardPass final : public LightseqPass {
   Context& ctx_;
   const SoftmaxBlock& kernel_;
   const ResidentAttention& call_;
+  const DType part_dtypes_[2];
   TensorRows merged_;  // o, lse
 };
 
@@ -62,17 +72,22 @@ class BackwardPass final : public LightseqPass {
       : ctx_(ctx),
         kernel_(kernel),
         call_(call),
-        dq_(zeros_like(ctx, {call.input.q_THD}, call.shape.accumulator)),
-        dkv_(zeros_like(ctx, {call.input.k_SKD, call.input.v_SKV}, call.shape.accumulator)) {}
+        part_dtypes_{kernel.output_dtype(call.shape.dtype), kernel.output_dtype(call.shape.dtype)} {
+    const DType sums[] = {call.shape.accumulator, call.shape.accumulator};
+    dq_ = empty_like(ctx, {call.input.q_THD}, call.shape.num_tokens, sums);
+    dkv_ = empty_like(ctx, {call.input.k_SKD, call.input.v_SKV}, call.shape.num_tokens, sums);
+  }
 
   TensorRows compute(const LightseqTask& task, const BlockMask& mask, const TensorRows& queries,
                      const TensorRows& keys) override {
-    const DType sums = call_.shape.accumulator;
     const bool own_queries = task.query_rank == call_.plan.rank();
     const bool own_keys = task.key_rank == call_.plan.rank();
-    const TensorRows dq =
-        own_queries ? slice(dq_, task.queries) : zeros_like(ctx_, {queries[0]}, sums);
-    const TensorRows dkv = own_keys ? slice(dkv_, task.keys) : zeros_like(ctx_, keys, sums);
+    const bool is_first = own_queries && own_keys;  // about all rows
+    const TensorRows dq = own_queries
+                              ? slice(dq_, task.queries)
+                              : empty_like(ctx_, {queries[0]}, task.queries.count, part_dtypes_);
+    const TensorRows dkv =
+        own_keys ? slice(dkv_, task.keys) : empty_like(ctx_, keys, task.keys.count, part_dtypes_);
     SoftmaxBlockInput block = call_.input;
     block.q_THD = queries[0];
     block.k_SKD = keys[0];
@@ -83,7 +98,9 @@ class BackwardPass final : public LightseqPass {
                       .delta_or_o = queries[3],
                       .dq_THD = dq[0],
                       .dk_SKD = dkv[0],
-                      .dv_SKV = dkv[1]});
+                      .dv_SKV = dkv[1],
+                      .write_dq = is_first || !own_queries,
+                      .write_dkv = is_first || !own_keys});
     if (!own_queries) return dq;
     return own_keys ? TensorRows{} : dkv;
   }
@@ -93,6 +110,7 @@ class BackwardPass final : public LightseqPass {
   void join(const TensorRows& home, const TensorRows& arrived) const override {
     accumulate(ctx_, home, arrived);
   }
+  std::span<const DType> part_dtypes() const override { return part_dtypes_; }
 
   ResidentGradients gradients() const { return {dq_[0], dkv_[0], dkv_[1]}; }
 
@@ -100,6 +118,7 @@ class BackwardPass final : public LightseqPass {
   Context& ctx_;
   const SoftmaxBlock& kernel_;
   const ResidentAttention& call_;
+  const DType part_dtypes_[2];
   TensorRows dq_, dkv_;
 };
 
@@ -198,7 +217,7 @@ std::vector<LightseqWalk::Arriving> LightseqWalk::give_back(const Context& ctx, 
     } else if (other == rank()) {
       Arriving results = {pass.home(done), {}};
       if (results.home.empty()) continue;
-      results.rows = empty_like(ctx, results.home, results.home[0].dim(0));
+      results.rows = empty_like(ctx, results.home, results.home[0].dim(0), pass.part_dtypes());
       add_receive(batch, peer, results.rows);
       arriving.push_back(std::move(results));
     }

@@ -27,23 +27,25 @@
 // merge in the accumulator dtype: their own partial of a step first, then the helper's of the step
 // before, whatever arrives first; o is rounded once. In the backward helpers get q, do, lse and
 // delta and return dq; dk and dv of the own keys stay; owners return those of keys that were sent
-// to them, in the accumulator dtype.
+// to them.
 //
-// With e bytes an element, g of the accumulator (4; 8), rank r sends, over the pairs of the table,
-// of n_q query rows and n_k key rows,
+// With e bytes an element, g of the accumulator (4; 8), f of what the kernel gives (g; e where it
+// rounds to that anyway), rank r sends, over the pairs of the table, of n_q query rows and n_k key
+// rows,
 //   "lightseq.fwd"  n_k K (D + V) e          for keys of r, computed by the queries' owner
 //                 + n_q H D e                for queries of r, computed by a helper
-//                 + n_q H (V + 1) g          for pairs that r helped with
-//   "lightseq.bwd"  n_k K (D + V) e   +   n_q H ((D + V) e + 2 g)   +   n_q H D g   likewise, and
-//                 + n_k K (D + V) g          for keys sent to r
+//                 + n_q H (V f + g)          for pairs that r helped with
+//   "lightseq.bwd"  n_k K (D + V) e   +   n_q H ((D + V) e + 2 g)   +   n_q H D f   likewise, and
+//                 + n_k K (D + V) f          for keys sent to r
+// (where the kernel makes delta itself, o travels in its place: V e instead of one g).
 // For one document and equal shards, every rank sends keys or queries at each step but the first:
 // keys at step t if r + t < P, else queries, half of them at step P/2.
 //
 // Memory beside inputs and output, for s the largest shard: what came for this step and comes for
-// the next, 2 s max(K (D + V), H D) e, and four outputs with lse, 4 s H (V + 1) g (merged,
-// computed, leaving, arriving); in the backward 2 s max(K (D + V) e, H ((D + V) e + 2 g)), delta,
-// dq, dk, dv, and four results, 4 s max(K (D + V), H D) g. It does not grow with the number of
-// ranks.
+// the next, 2 s max(K (D + V), H D) e, and four outputs with lse, s H (V + 1) g + 3 s H (V f + g)
+// (merged, computed, leaving, arriving); in the backward 2 s max(K (D + V) e,
+// H ((D + V) e + 2 g)), delta, dq, dk, dv, and four results, 4 s max(K (D + V), H D) f. It does not
+// grow with the number of ranks.
 #pragma once
 
 #include "parallel/visible_rows.h"

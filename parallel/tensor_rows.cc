@@ -19,19 +19,22 @@ TensorRows slice(const TensorRows& tensors, RowRange rows) {
 }
 
 TensorRows empty_like(const Context& ctx, const TensorRows& tensors, int64_t num_rows) {
-  TensorRows room;
-  for (const Tensor& tensor : tensors) {
-    Shape shape = tensor.shape();
-    shape[0] = num_rows;
-    room.push_back(ctx.empty(std::move(shape), tensor.dtype()));
-  }
-  return room;
+  std::vector<DType> dtypes;
+  for (const Tensor& tensor : tensors) dtypes.push_back(tensor.dtype());
+  return empty_like(ctx, tensors, num_rows, dtypes);
 }
 
-TensorRows zeros_like(const Context& ctx, const TensorRows& tensors, DType dtype) {
-  TensorRows zeros;
-  for (const Tensor& tensor : tensors) zeros.push_back(ctx.zeros(tensor.shape(), dtype));
-  return zeros;
+TensorRows empty_like(const Context& ctx, const TensorRows& tensors, int64_t num_rows,
+                      std::span<const DType> dtypes) {
+  LONGSHIP_CHECK(dtypes.size() >= tensors.size(), "{} dtypes for {} tensors", dtypes.size(),
+                 tensors.size());
+  TensorRows room;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    Shape shape = tensors[i].shape();
+    shape[0] = num_rows;
+    room.push_back(ctx.empty(std::move(shape), dtypes[i]));
+  }
+  return room;
 }
 
 void add_send(std::vector<P2P>& batch, int peer, const TensorRows& tensors) {

@@ -2,6 +2,7 @@
 // are cut, sent and added together.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "parallel/group.h"
@@ -16,14 +17,15 @@ TensorRows slice(const TensorRows& tensors, RowRange rows);
 
 // Room for `num_rows` rows like those of `tensors`.
 TensorRows empty_like(const Context& ctx, const TensorRows& tensors, int64_t num_rows);
-// Zeros in the shapes of `tensors`.
-TensorRows zeros_like(const Context& ctx, const TensorRows& tensors, DType dtype);
+// The same in other dtypes, one for each tensor; more of them are not looked at.
+TensorRows empty_like(const Context& ctx, const TensorRows& tensors, int64_t num_rows,
+                      std::span<const DType> dtypes);
 
 // Adds one message for each tensor to a batch; none when there are no rows, as both sides know.
 void add_send(std::vector<P2P>& batch, int peer, const TensorRows& tensors);
 void add_receive(std::vector<P2P>& batch, int peer, const TensorRows& tensors);
 
-// into += from; both fp32 or fp64.
+// into += from; `into` in fp32 or fp64, `from` in a dtype whose accumulator that is.
 void accumulate(const Context& ctx, const TensorRows& into, const TensorRows& from);
 
 }  // namespace longship

@@ -13,15 +13,17 @@
 // p - t, .., p - n, where n <= P - 1 is the last step at which any query sees a key. At step t the
 // rows w(p, t) = Visibility::between(p, p - t).queries.count are computed and returned. Of one
 // document both are nothing for t > p on the contiguous layout, and the half of the rows for t > p
-// on the zigzag layout. With e bytes an element and g of the accumulator (4; 8), rank r sends
-//   "token_ring.fwd"  sum over t = 1 .. n of  u(r + t - 1, t) H D e  +  w(r + t, t) H (V + 1) g
+// on the zigzag layout. With e bytes an element, g of the accumulator (4; 8) and f of what the
+// kernel gives (g; e where it rounds to that anyway), rank r sends
+//   "token_ring.fwd"  sum over t = 1 .. n of  u(r + t - 1, t) H D e  +  w(r + t, t) H (V f + g)
 //   "token_ring.bwd"  sum over t = 1 .. n of  u(r + t - 1, t) H ((D + V) e + 2 g)
-//                                           + w(r + t, t) H D g
+//                                           + w(r + t, t) H D f
+// (where the kernel makes delta itself, o travels in its place: V e instead of one g)
 //
 // Memory beside inputs and output, for s the largest shard: in the forward queries of two steps,
-// 2 s H D e, and four times an output with its lse, 4 s H (V + 1) g (merged, computed, leaving and
-// arriving); in the backward delta, two times q, do, lse and delta, 2 s H ((D + V) e + 2 g), four
-// times dq in the accumulator dtype, 4 s H D g, and dk and dv.
+// 2 s H D e, and four times an output with its lse, s H (V + 1) g + 3 s H (V f + g) (merged,
+// computed, leaving and arriving); in the backward delta, two times q, do, lse and delta,
+// 2 s H ((D + V) e + 2 g), four times dq, s H D (g + 3 f), and dk and dv.
 #include <algorithm>
 #include <functional>
 
@@ -36,8 +38,10 @@ namespace {
 // The walk of queries round the ranks, the same for outputs and for gradients.
 class TokenRingWalk {
  public:
-  // What these queries get from the local keys.
-  using Compute = std::function<TensorRows(const TensorRows& queries, const BlockMask& mask)>;
+  // What these queries get from the local keys: this rank's own first, to which others' parts are
+  // joined, and then parts for others.
+  using Compute =
+      std::function<TensorRows(const TensorRows& queries, const BlockMask& mask, bool is_own)>;
   // Joins what another rank computed for some of the own queries into what there is for them.
   using Join = std::function<void(const TensorRows& home, const TensorRows& arrived)>;
 
@@ -47,10 +51,11 @@ class TokenRingWalk {
   // Steps after the first at which some rank computes something: n above.
   int num_steps() const { return num_steps_; }
 
-  // Sends `own`, what is known of the local queries, round the ranks and computes for others.
-  // Returns the joined results for the local queries.
+  // Sends `own`, what is known of the local queries, round the ranks and computes for others, parts
+  // in `part_dtypes`. Returns the joined results for the local queries.
   TensorRows run(Context& ctx, std::string_view label, const TensorRows& own,
-                 const Compute& compute, const Join& join) const;
+                 std::span<const DType> part_dtypes, const Compute& compute,
+                 const Join& join) const;
 
  private:
   struct Parcel {
@@ -67,7 +72,7 @@ class TokenRingWalk {
   Parcel pass_on(const Context& ctx, int step, const Parcel& present,
                  std::vector<P2P>& batch) const;
   Parcel give_back(const Context& ctx, int step, const Parcel& leaving, const TensorRows& home,
-                   std::vector<P2P>& batch) const;
+                   std::span<const DType> part_dtypes, std::vector<P2P>& batch) const;
 
   const Group& sp_;
   const SequencePlan& plan_;
@@ -125,17 +130,19 @@ TokenRingWalk::Parcel TokenRingWalk::pass_on(const Context& ctx, int step, const
 // was computed at that step for the own queries arrives. Returns the arriving parcel.
 TokenRingWalk::Parcel TokenRingWalk::give_back(const Context& ctx, int step, const Parcel& leaving,
                                                const TensorRows& home,
+                                               std::span<const DType> part_dtypes,
                                                std::vector<P2P>& batch) const {
   if (leaving.rows.count > 0) add_send(batch, peer(step), leaving.tensors);
   const RowRange rows = computed(plan_.rank(), peer(-step));
   if (rows.count == 0) return {};
-  Parcel arriving = {rows, empty_like(ctx, home, rows.count)};
+  Parcel arriving = {rows, empty_like(ctx, home, rows.count, part_dtypes)};
   add_receive(batch, peer(-step), arriving.tensors);
   return arriving;
 }
 
 TensorRows TokenRingWalk::run(Context& ctx, std::string_view label, const TensorRows& own,
-                              const Compute& compute, const Join& join) const {
+                              std::span<const DType> part_dtypes, const Compute& compute,
+                              const Join& join) const {
   Parcel present = {{0, plan_.num_local_tokens()}, own};
   Parcel leaving;
   TensorRows home;
@@ -144,13 +151,13 @@ TensorRows TokenRingWalk::run(Context& ctx, std::string_view label, const Tensor
     std::vector<P2P> batch;
     Parcel next, arriving, part;
     if (step <= num_steps_) next = pass_on(ctx, step, present, batch);
-    if (step > 1) arriving = give_back(ctx, step - 1, leaving, home, batch);
+    if (step > 1) arriving = give_back(ctx, step - 1, leaving, home, part_dtypes, batch);
     Work work = sp_.exchange(label, std::move(batch));
     if (step <= num_steps_) part.rows = computed(peer(step), plan_.rank());
     if (step == 0 || part.rows.count > 0)
       part.tensors =
           compute(slice(present.tensors, {part.rows.begin - present.rows.begin, part.rows.count}),
-                  mask(peer(step)));
+                  mask(peer(step)), step == 0);
     work.wait();
     if (arriving.rows.count > 0) join(slice(home, arriving.rows), arriving.tensors);
     if (step == 0)
@@ -168,15 +175,18 @@ class TokenRingPasses final : public ResidentPasses {
       : ResidentPasses("token_ring", std::move(sp), kernel) {}
 
   SoftmaxBlockOutput forward(Context& ctx, const ResidentAttention& call) const override {
-    auto compute = [&](const TensorRows& queries, const BlockMask& mask) -> TensorRows {
+    const DType sums = call.shape.accumulator, part_dtypes[] = {output_dtype(call), sums};
+    auto compute = [&](const TensorRows& queries, const BlockMask& mask,
+                       bool is_own) -> TensorRows {
       SoftmaxBlockInput block = call.input;
       block.q_THD = queries[0];
-      const SoftmaxBlockOutput part = kernel().forward(ctx, block, mask, call.shape.accumulator);
+      const SoftmaxBlockOutput part =
+          kernel().forward(ctx, block, mask, is_own ? sums : part_dtypes[0]);
       return {part.o_THV, part.lse_TH};
     };
     const TensorRows merged =
         TokenRingWalk(sp(), call.plan, call.rule)
-            .run(ctx, forward_label(), {call.input.q_THD}, compute,
+            .run(ctx, forward_label(), {call.input.q_THD}, part_dtypes, compute,
                  [&](const TensorRows& home, const TensorRows& arrived) {
                    merge_partials(ctx, home[0], home[1], arrived[0], arrived[1]);
                  });
@@ -186,14 +196,15 @@ class TokenRingPasses final : public ResidentPasses {
   ResidentGradients backward(Context& ctx, const ResidentAttention& call,
                              const SoftmaxBlockOutput& output,
                              const Tensor& do_THV) const override {
-    const DType sums = call.shape.accumulator;
+    const DType sums = call.shape.accumulator, part_dtypes[] = {output_dtype(call)};
     const SoftmaxBlockInput& local = call.input;
-    const Tensor dk_TKD = ctx.zeros(local.k_SKD.shape(), sums);
-    const Tensor dv_TKV = ctx.zeros(local.v_SKV.shape(), sums);
-    auto compute = [&](const TensorRows& queries, const BlockMask& mask) -> TensorRows {
+    const Tensor dk_TKD = ctx.empty(local.k_SKD.shape(), sums);
+    const Tensor dv_TKV = ctx.empty(local.v_SKV.shape(), sums);
+    auto compute = [&](const TensorRows& queries, const BlockMask& mask,
+                       bool is_own) -> TensorRows {
       SoftmaxBlockInput block = local;
       block.q_THD = queries[0];
-      const Tensor dq_THD = ctx.empty(block.q_THD.shape(), sums);
+      const Tensor dq_THD = ctx.empty(block.q_THD.shape(), is_own ? sums : part_dtypes[0]);
       kernel().backward(ctx, block, mask,
                         {.do_THV = queries[1],
                          .lse_TH = queries[2],
@@ -201,16 +212,18 @@ class TokenRingPasses final : public ResidentPasses {
                          .dq_THD = dq_THD,
                          .dk_SKD = dk_TKD,
                          .dv_SKV = dv_TKV,
-                         .write_dq = true});
+                         .write_dq = true,
+                         .write_dkv = is_own});
       return {dq_THD};
     };
-    const TensorRows dq = TokenRingWalk(sp(), call.plan, call.rule)
-                              .run(ctx, backward_label(),
-                                   {local.q_THD, do_THV, output.lse_TH,
-                                    row_term_of(ctx, kernel(), output.o_THV, do_THV)},
-                                   compute, [&](const TensorRows& home, const TensorRows& arrived) {
-                                     accumulate(ctx, home, arrived);
-                                   });
+    const TensorRows dq =
+        TokenRingWalk(sp(), call.plan, call.rule)
+            .run(ctx, backward_label(),
+                 {local.q_THD, do_THV, output.lse_TH,
+                  row_term_of(ctx, kernel(), output.o_THV, do_THV)},
+                 part_dtypes, compute, [&](const TensorRows& home, const TensorRows& arrived) {
+                   accumulate(ctx, home, arrived);
+                 });
     return {dq[0], dk_TKD, dv_TKV};
   }
 };
