@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Trains the hybrids of this folder at tiny size on the text of README.md: the same mixers, options
 # and strategies in the same pattern, with few layers, heads and features.
-# shellcheck source=launch/setup/machine.sh
+# shellcheck source=examples/ranks.sh
 set -euo pipefail
 example=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-. "$example/../../launch/setup/machine.sh"
+. "$example/../ranks.sh"
 
 usage() {
   cat << END
@@ -68,37 +68,12 @@ known_models() {
 ranks=2
 steps=40
 out=$build_dir/hybrids
-models=()
-while [ $# -gt 0 ]; do
-  case $1 in
-    --ranks | --steps | --out)
-      [ $# -ge 2 ] || fail "$1 needs a value"
-      printf -v "${1#--}" '%s' "$2"
-      shift 2
-      ;;
-    -h | --help)
-      usage
-      exit
-      ;;
-    -*) fail "unknown argument: $1" "$(usage)" ;;
-    *)
-      models+=("$1")
-      shift
-      ;;
-  esac
-done
-[[ $ranks =~ ^[1-9][0-9]*$ ]] || fail "--ranks must be a positive number, not '$ranks'"
-[[ $steps =~ ^[1-9][0-9]*$ ]] || fail "--steps must be a positive number, not '$steps'"
+read_options "ranks steps out" "$@"
+models=("${others[@]}")
+require_positive ranks
+require_positive steps
 [ ${#models[@]} -gt 0 ] || mapfile -t models < <(known_models)
-
-longship=$build_dir/longship
-[ -x "$longship" ] || fail "$longship is not built" "run launch/setup/build.sh first"
-
-# Ranks share the cores; with fewer cores than ranks, each has one thread and waits politely.
-threads=$(($(count_cores) / ranks))
-export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
-mpi=(mpirun -n "$ranks" --oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
-[ "$(id -u)" -ne 0 ] || mpi+=(--allow-run-as-root)
+prepare_ranks "$ranks"
 
 mkdir -p "$out"
 cp "$root/README.md" "$out/readme.txt"

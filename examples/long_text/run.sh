@@ -2,10 +2,10 @@
 # The main job, with the longship program already built: gets real English text, trains a small
 # byte-level hybrid of linear and full attention on ranks that share each sequence, continues at 8
 # times the context with a larger RoPE base, and prints perplexity by position before and after.
-# shellcheck source=launch/setup/machine.sh
+# shellcheck source=examples/ranks.sh
 set -euo pipefail
 example=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-. "$example/../../launch/setup/machine.sh"
+. "$example/../ranks.sh"
 
 usage() {
   cat << END
@@ -21,31 +21,11 @@ END
 text=
 ranks=2
 out=$build_dir/long_text
-while [ $# -gt 0 ]; do
-  case $1 in
-    --text | --ranks | --out)
-      [ $# -ge 2 ] || fail "$1 needs a value"
-      printf -v "${1#--}" '%s' "$2"
-      shift 2
-      ;;
-    -h | --help)
-      usage
-      exit
-      ;;
-    *) fail "unknown argument: $1" "$(usage)" ;;
-  esac
-done
-[[ $ranks =~ ^[1-9][0-9]*$ ]] || fail "--ranks must be a positive number, not '$ranks'"
+read_options "text ranks out" "$@"
+refuse_others
+require_positive ranks
 [ -z "$text" ] || [ -e "$text" ] || fail "--text: no such file or folder: $text"
-
-longship=$build_dir/longship
-[ -x "$longship" ] || fail "$longship is not built" "run launch/setup/build.sh first"
-
-# Ranks share the cores; with fewer cores than ranks, each has one thread and waits politely.
-threads=$(($(count_cores) / ranks))
-export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
-mpi=(mpirun -n "$ranks" --oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
-[ "$(id -u)" -ne 0 ] || mpi+=(--allow-run-as-root)
+prepare_ranks "$ranks"
 
 mkdir -p "$out"
 start=$SECONDS

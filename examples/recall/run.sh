@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Trains two small stacks on associative recall, one with a layer of full attention and one without,
 # and prints how many values each recalls.
-# shellcheck source=launch/setup/machine.sh
+# shellcheck source=examples/ranks.sh
 set -euo pipefail
 example=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-. "$example/../../launch/setup/machine.sh"
+. "$example/../ranks.sh"
 
 usage() {
   cat << END
@@ -17,30 +17,10 @@ END
 
 ranks=2
 out=$build_dir/recall
-while [ $# -gt 0 ]; do
-  case $1 in
-    --ranks | --out)
-      [ $# -ge 2 ] || fail "$1 needs a value"
-      printf -v "${1#--}" '%s' "$2"
-      shift 2
-      ;;
-    -h | --help)
-      usage
-      exit
-      ;;
-    *) fail "unknown argument: $1" "$(usage)" ;;
-  esac
-done
-[[ $ranks =~ ^[1-9][0-9]*$ ]] || fail "--ranks must be a positive number, not '$ranks'"
-
-longship=$build_dir/longship
-[ -x "$longship" ] || fail "$longship is not built" "run launch/setup/build.sh first"
-
-# Ranks share the cores; with fewer cores than ranks, each has one thread and waits politely.
-threads=$(($(count_cores) / ranks))
-export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
-mpi=(mpirun -n "$ranks" --oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
-[ "$(id -u)" -ne 0 ] || mpi+=(--allow-run-as-root)
+read_options "ranks out" "$@"
+refuse_others
+require_positive ranks
+prepare_ranks "$ranks"
 
 mkdir -p "$out"
 start=$SECONDS
