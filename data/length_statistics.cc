@@ -34,17 +34,6 @@ std::vector<LengthStatistics::Bucket> LengthStatistics::buckets() const {
   return buckets;
 }
 
-LengthStatistics::Share LengthStatistics::share_over(int64_t context) const {
-  if (num_tokens_ == 0) return {};
-  const auto first = std::partition_point(sorted_.begin(), sorted_.end(),
-                                          [&](int64_t length) { return length - 1 <= context; });
-  int64_t tokens = 0;
-  for (auto length = first; length != sorted_.end(); ++length) tokens += *length;
-  return {
-      .documents = static_cast<double>(sorted_.end() - first) / static_cast<double>(sorted_.size()),
-      .tokens = static_cast<double>(tokens) / static_cast<double>(num_tokens_)};
-}
-
 std::string LengthStatistics::text() const {
   constexpr int64_t kBarWidth = 40;
   std::string text = fmt::format("document length in tokens: p50 {}  p90 {}  p99 {}  max {}\n",

@@ -30,14 +30,6 @@ class LengthStatistics {
   // From the shortest to the longest document, without gaps.
   std::vector<Bucket> buckets() const;
 
-  // Of documents with more than `context` input tokens (length - 1): such documents are cut when
-  // they are packed.
-  struct Share {
-    double documents = 0;  // 0..1
-    double tokens = 0;
-  };
-  Share share_over(int64_t context) const;
-
   // Percentiles and the histogram as lines for a terminal.
   std::string text() const;
 

@@ -6,25 +6,9 @@
 #include "runtime/error.h"
 
 namespace longship {
-namespace {
-
-constexpr std::pair<PackingMode, std::string_view> kModes[] = {
-    {PackingMode::kBestFit, "best_fit"}, {PackingMode::kContinuous, "continuous"}};
-
-}  // namespace
 
 std::string_view packing_mode_name(PackingMode mode) {
-  for (const auto& [value, name] : kModes)
-    if (value == mode) return name;
-  return "?";
-}
-
-PackingMode parse_packing_mode(std::string_view name) {
-  for (const auto& [value, known] : kModes)
-    if (known == name) return value;
-  throw Error(ErrorCode::kConfig, {.what = "unknown packing mode",
-                                   .expected = "best_fit or continuous",
-                                   .found = std::string(name)});
+  return mode == PackingMode::kBestFit ? "best_fit" : "continuous";
 }
 
 Packing::Packing(std::vector<int64_t> document_lengths, const PackingOptions& options)

@@ -26,8 +26,6 @@ enum class PackingMode {
   kContinuous,
 };
 std::string_view packing_mode_name(PackingMode mode);  // "best_fit", "continuous"
-// Throws Error(kConfig) listing the names.
-PackingMode parse_packing_mode(std::string_view name);
 
 struct PackingOptions {
   int64_t context = 0;  // most input tokens of a sample

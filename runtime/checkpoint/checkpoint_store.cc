@@ -89,18 +89,6 @@ std::vector<fs::path> prune(const fs::path& root, int64_t keep) {
   return deleted;
 }
 
-fs::path set_aside(const fs::path& checkpoint) {
-  const fs::path plain = checkpoint.has_filename() ? checkpoint : checkpoint.parent_path();
-  fs::path target = plain.string() + ".corrupt";
-  std::error_code error;
-  for (int number = 2; fs::exists(target, error); ++number)
-    target = fmt::format("{}.corrupt-{}", plain.string(), number);
-  fs::rename(plain, target, error);
-  if (error) throw_file_error("rename", plain, error.value());
-  sync_directory(plain.parent_path());
-  return target;
-}
-
 std::vector<fs::path> remove_orphans(const fs::path& root) {
   std::vector<fs::path> deleted;
   for (const fs::path& directory : subdirectories(root)) {

@@ -19,18 +19,14 @@ struct CheckpointLocation {
   std::filesystem::path directory;
 };
 
-// Committed checkpoints, newest step first; a missing root has none. Temporary folders and those
-// set aside are not listed. Nothing is opened. Throws Error(kStorage) when root is unreadable.
+// Committed checkpoints, newest step first; a missing root has none. Temporary folders are not
+// listed. Nothing is opened. Throws Error(kStorage) when root is unreadable.
 std::vector<CheckpointLocation> list_checkpoints(const std::filesystem::path& root);
 
 // Keeps the newest `keep` (>= 1) checkpoints that open without error, and everything newer than
 // them, and deletes the rest. Deletes nothing unless one of those kept passes a full verify(), so
 // the last good checkpoint always survives. Returns what was deleted.
 std::vector<std::filesystem::path> prune(const std::filesystem::path& root, int64_t keep);
-
-// Renames a damaged checkpoint to `<name>.corrupt` (then `.corrupt-2`, ...), so that it is no
-// longer listed but can be examined. Returns the new path.
-std::filesystem::path set_aside(const std::filesystem::path& checkpoint);
 
 // Deletes the temporary folders of checkpoints that were cut short. Call only while no writer is
 // at work in `root`. Returns what was deleted.

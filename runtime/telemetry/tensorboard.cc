@@ -60,13 +60,6 @@ TensorBoard::TensorBoard(const std::filesystem::path& directory, int64_t resumed
   write_event(file_, start);
 }
 
-void TensorBoard::add_scalar(std::string_view tag, int64_t step, double value) {
-  tensorboard::Event event;
-  event.set_step(step);
-  add_value(event, tag, value);
-  write_event(file_, event);
-}
-
 void TensorBoard::append(const StepMetrics& m) {
   tensorboard::Event event;
   event.set_step(m.step);

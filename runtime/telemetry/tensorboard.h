@@ -2,7 +2,6 @@
 #pragma once
 
 #include <filesystem>
-#include <string_view>
 
 #include "runtime/io/file_descriptor.h"
 #include "runtime/telemetry/step_metrics.h"
@@ -15,9 +14,8 @@ class TensorBoard {
   // it. TensorBoard then drops what older files hold for steps after `resumed_step`.
   TensorBoard(const std::filesystem::path& directory, int64_t resumed_step);
 
-  // Each call is one write; a reader sees it at once.
-  void add_scalar(std::string_view tag, int64_t step, double value);
-  // One event with "train/loss", "train/grad_norm", "system/tokens_per_s", ...
+  // One event with "train/loss", "train/grad_norm", "system/tokens_per_s", ..., in one write: a
+  // reader sees it at once.
   void append(const StepMetrics& metrics);
 
   const std::filesystem::path& path() const { return file_.path(); }

@@ -30,15 +30,6 @@ TEST(LengthStatistics, BucketsArePowersOfTwoWithoutGaps) {
   EXPECT_EQ(LengthStatistics({64, 127}).buckets().size(), 1u);
 }
 
-TEST(LengthStatistics, ShareOverAContextCountsDocumentsThatWillBeCut) {
-  const LengthStatistics statistics({10, 11, 12, 67});
-  EXPECT_DOUBLE_EQ(statistics.share_over(10).documents, 0.5);
-  EXPECT_DOUBLE_EQ(statistics.share_over(10).tokens, 0.79);
-  EXPECT_DOUBLE_EQ(statistics.share_over(66).documents, 0);
-  EXPECT_DOUBLE_EQ(statistics.share_over(INT64_MAX).documents, 0);
-  EXPECT_DOUBLE_EQ(statistics.share_over(0).tokens, 1);
-}
-
 TEST(LengthStatistics, TextShowsEveryBucket) {
   EXPECT_EQ(LengthStatistics({3, 3, 90}).text(),
             "document length in tokens: p50 3  p90 90  p99 90  max 90\n"
@@ -57,7 +48,6 @@ TEST(LengthStatistics, NoDocumentsAreNoError) {
   EXPECT_EQ(statistics.percentile(50), 0);
   EXPECT_EQ(statistics.max(), 0);
   EXPECT_TRUE(statistics.buckets().empty());
-  EXPECT_EQ(statistics.share_over(5).tokens, 0);
   EXPECT_FALSE(statistics.text().empty());
 }
 

@@ -209,11 +209,5 @@ TEST(Packing, RefusesAContextLongerThanAllData) {
   }
 }
 
-TEST(Packing, ModesHaveNames) {
-  for (PackingMode mode : kModes) EXPECT_EQ(parse_packing_mode(packing_mode_name(mode)), mode);
-  expect_error(ErrorCode::kConfig, {"best_fit or continuous", "tight"},
-               [] { parse_packing_mode("tight"); });
-}
-
 }  // namespace
 }  // namespace longship

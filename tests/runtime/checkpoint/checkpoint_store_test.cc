@@ -70,16 +70,6 @@ TEST(CheckpointStore, RemovesOnlyItsOwnOrphans) {
   EXPECT_TRUE(remove_orphans(folder.path("none")).empty());
 }
 
-TEST(CheckpointStore, SetsDamagedCheckpointsAside) {
-  const TemporaryFolder folder;
-  for (const char* expected : {"step_00000001.corrupt", "step_00000001.corrupt-2"}) {
-    const fs::path path = write_example(folder.path(""), 1);
-    EXPECT_EQ(set_aside(path).filename(), expected);
-    EXPECT_TRUE(fs::exists(folder.path(expected) + "/MANIFEST.pb"));
-    EXPECT_TRUE(steps_in(folder.path("")).empty());
-  }
-}
-
 TEST(CheckpointStore, PruneKeepsTheNewest) {
   const TemporaryFolder folder;
   for (int64_t step : {1, 2, 3, 4}) write_example(folder.path(""), step);

@@ -75,7 +75,7 @@ TEST(TfRecord, FramesItsData) {
 TEST(TensorBoard, WritesEventsInTheFieldsOfTensorFlow) {
   const TemporaryFolder folder;
   TensorBoard board(folder.path("a/tb"), 6);
-  board.add_scalar("train/loss", 7, 2.5);
+  board.append({.step = 7, .loss = 2.5});
   const std::vector<std::string> records = records_of(read(board.path()));
   ASSERT_EQ(records.size(), 3u);
   // Wire format by hand: field 1 double, then field 3 text.
@@ -85,11 +85,13 @@ TEST(TensorBoard, WritesEventsInTheFieldsOfTensorFlow) {
             "brain.Event:2");
   // Field 2 step = 7, field 7 { field 1 = START }.
   EXPECT_EQ(records[1].substr(9), std::string("\x10\x07\x3a\x02\x08\x01", 6));
-  // Field 2 step = 7, field 5 { field 1 { field 1 tag, field 2 float 2.5 } }.
-  EXPECT_EQ(records[2].substr(9), std::string("\x10\x07\x2a\x13\x0a\x11\x0a\x0a"
-                                              "train/loss"
-                                              "\x15\x00\x00\x20\x40",
-                                              23));
+  // Field 2 step = 7, field 5 of two bytes of length { field 1 { field 1 tag, field 2 float 2.5 }
+  // }.
+  EXPECT_EQ(records[2].substr(9, 3), "\x10\x07\x2a");
+  EXPECT_EQ(records[2].substr(14, 19), std::string("\x0a\x11\x0a\x0a"
+                                                   "train/loss"
+                                                   "\x15\x00\x00\x20\x40",
+                                                   19));
 }
 
 TEST(TensorBoard, WritesAllMetricsOfAStepInOneEvent) {
