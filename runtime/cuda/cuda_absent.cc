@@ -4,38 +4,29 @@
 #include "runtime/cuda/cuda_copy.h"
 #include "runtime/cuda/device_info.h"
 #include "runtime/cuda/gemm.h"
+#include "runtime/cuda/no_cuda.h"
 #include "runtime/cuda/stream.h"
-#include "runtime/error.h"
 
 namespace longship {
-namespace {
-
-[[noreturn]] void refuse() {
-  throw Error(ErrorCode::kConfig,
-              {.what = "this build of Longship has no CUDA code",
-               .next = "build it on a machine with the CUDA toolkit (nvcc), or run on the CPU"});
-}
-
-}  // namespace
 
 Stream::Stream(Device, StreamPriority) {
-  refuse();
+  refuse_without_cuda("a stream");
 }
 Stream::~Stream() = default;
 StreamHandle Stream::handle() const {
-  refuse();
+  refuse_without_cuda("a stream");
 }
 Event Stream::record() const {
-  refuse();
+  refuse_without_cuda("a stream");
 }
 Event Stream::record_time() const {
-  refuse();
+  refuse_without_cuda("a stream");
 }
 void Stream::wait(const Event&) const {
-  refuse();
+  refuse_without_cuda("a stream");
 }
 void Stream::synchronize() const {
-  refuse();
+  refuse_without_cuda("a stream");
 }
 
 // Every event is an empty one.
@@ -44,31 +35,31 @@ bool Event::has_passed() const {
 }
 void Event::synchronize() const {}
 double Event::milliseconds_since(const Event&) const {
-  refuse();
+  refuse_without_cuda("a time");
 }
 void Event::Destroy::operator()(EventHandle) const {}
 
 std::unique_ptr<BlockSource> device_blocks(std::shared_ptr<const Stream>) {
-  refuse();
+  refuse_without_cuda("memory");
 }
 std::unique_ptr<BlockSource> pinned_blocks(Device) {
-  refuse();
+  refuse_without_cuda("memory");
 }
 
 void enqueue_copy(void*, const void*, int64_t, StreamHandle) {
-  refuse();
+  refuse_without_cuda("a copy");
 }
 void enqueue_strided_copy(const CudaStridedCopy&, StreamHandle) {
-  refuse();
+  refuse_without_cuda("a copy");
 }
 
 struct Gemm::State {};
 Gemm::Gemm(Device) {
-  refuse();
+  refuse_without_cuda("a product");
 }
 Gemm::~Gemm() = default;
 bool Gemm::enqueue(const GemmProduct&, void*, StreamHandle) const {
-  refuse();
+  refuse_without_cuda("a product");
 }
 
 CudaInfo cuda_info() {

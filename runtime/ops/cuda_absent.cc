@@ -1,6 +1,6 @@
 // Stands in for the ops' CUDA code in a build without it. No tensor can lie on a GPU there, so none
 // of this is ever reached.
-#include "runtime/error.h"
+#include "runtime/cuda/no_cuda.h"
 #include "runtime/ops/accumulate_cuda.h"
 #include "runtime/ops/column_sums_cuda.h"
 #include "runtime/ops/cross_entropy_rows_cuda.h"
@@ -15,91 +15,82 @@
 #include "runtime/ops/softmax_delta_cuda.h"
 
 namespace longship {
-namespace {
-
-[[noreturn]] void refuse(std::string_view op) {
-  throw Error(ErrorCode::kConfig,
-              {.what = fmt::format("{} on a GPU: this build of Longship has no CUDA code", op),
-               .next = "build it on a machine with the CUDA toolkit (nvcc), or run on the CPU"});
-}
-
-}  // namespace
 
 void add_cuda(const ElementwiseCuda&, StreamHandle) {
-  refuse("add");
+  refuse_without_cuda("add");
 }
 void scale_cuda(const ElementwiseCuda&, float, StreamHandle) {
-  refuse("scale");
+  refuse_without_cuda("scale");
 }
 void silu_forward_cuda(const ElementwiseCuda&, StreamHandle) {
-  refuse("silu");
+  refuse_without_cuda("silu");
 }
 void silu_backward_cuda(const ElementwiseCuda&, StreamHandle) {
-  refuse("silu");
+  refuse_without_cuda("silu");
 }
 void sigmoid_gate_forward_cuda(const ElementwiseCuda&, StreamHandle) {
-  refuse("sigmoid_gate");
+  refuse_without_cuda("sigmoid_gate");
 }
 void sigmoid_gate_backward_cuda(const ElementwiseCuda&, StreamHandle) {
-  refuse("sigmoid_gate");
+  refuse_without_cuda("sigmoid_gate");
 }
 void swiglu_forward_cuda(const ElementwiseCuda&, StreamHandle) {
-  refuse("swiglu");
+  refuse_without_cuda("swiglu");
 }
 void swiglu_backward_cuda(const ElementwiseCuda&, StreamHandle) {
-  refuse("swiglu");
+  refuse_without_cuda("swiglu");
 }
 void embedding_forward_cuda(const EmbeddingForwardCuda&, StreamHandle) {
-  refuse("embedding");
+  refuse_without_cuda("embedding");
 }
 void embedding_backward_cuda(const EmbeddingBackwardCuda&, StreamHandle) {
-  refuse("embedding");
+  refuse_without_cuda("embedding");
 }
 void non_finite_cuda(const NonFiniteCuda&, StreamHandle) {
-  refuse("check_finite");
+  refuse_without_cuda("check_finite");
 }
 
 void column_sums_cuda(const ColumnSumsCuda&, StreamHandle) {
-  refuse("column_sums");
+  refuse_without_cuda("column_sums");
 }
 void cross_entropy_rows_cuda(const CrossEntropyRowsCuda&, StreamHandle) {
-  refuse("linear_cross_entropy");
+  refuse_without_cuda("linear_cross_entropy");
 }
 void weighted_sum_cuda(const WeightedSumCuda&, StreamHandle) {
-  refuse("linear_cross_entropy");
+  refuse_without_cuda("linear_cross_entropy");
 }
 void scale_in_place_cuda(const ScaleInPlaceCuda&, StreamHandle) {
-  refuse("linear_cross_entropy");
+  refuse_without_cuda("linear_cross_entropy");
 }
 void rms_norm_forward_cuda(const RmsNormForwardCuda&, StreamHandle) {
-  refuse("rms_norm");
+  refuse_without_cuda("rms_norm");
 }
 void rms_norm_backward_cuda(const RmsNormBackwardCuda&, StreamHandle) {
-  refuse("rms_norm");
+  refuse_without_cuda("rms_norm");
 }
 void accumulate_cuda(const AccumulateCuda&, StreamHandle) {
-  refuse("accumulate");
+  refuse_without_cuda("accumulate");
 }
 void fill_cuda(const FillCuda&, StreamHandle) {
-  refuse("fill");
+  refuse_without_cuda("fill");
 }
 void merge_partials_cuda(const MergePartialsCuda&, StreamHandle) {
-  refuse("merge_partials");
+  refuse_without_cuda("merge_partials");
 }
 void softmax_delta_cuda(const SoftmaxDeltaCuda&, StreamHandle) {
-  refuse("softmax_delta");
+  refuse_without_cuda("softmax_delta");
 }
 void add_sink_logit_cuda(const AddSinkLogitCuda&, StreamHandle) {
-  refuse("add_sink_logit");
+  refuse_without_cuda("add_sink_logit");
 }
 void sink_logit_gradient_cuda(const SinkLogitGradientCuda&, StreamHandle) {
-  refuse("sink_logit_gradient");
+  refuse_without_cuda("sink_logit_gradient");
 }
 void rope_angles_cuda(const RopeAnglesCuda&, StreamHandle) {
-  refuse("rope_angles");
+  refuse_without_cuda("rope_angles");
 }
 void rope_cuda(const RopeCuda&, StreamHandle) {
-  refuse("rope");
+  refuse_without_cuda("rope");
 }
 
 }  // namespace longship
