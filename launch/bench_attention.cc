@@ -1,44 +1,16 @@
 // Shapes: S tokens of the sequence, T of this rank, H query heads, K key/value heads, D head size.
-#include <charconv>
-#include <numeric>
+#include <cmath>
 
 #include "attention/registry.h"
 #include "attention/strategy.h"
 #include "launch/bench_cases.h"
+#include "launch/head_shape.h"
 #include "parallel/muted_group.h"
+#include "parallel/visible_pairs.h"
 #include "runtime/random.h"
 
 namespace longship {
 namespace {
-
-struct HeadShape {
-  int64_t num_heads = 0, num_kv_heads = 0, head_size = 0;
-};
-
-HeadShape parse_heads(const std::string& text) {
-  HeadShape shape;
-  const char* next = text.data();
-  const char* const end = next + text.size();
-  auto number = [&](int64_t& value, char after) {
-    const auto result = std::from_chars(next, end, value);
-    const bool ends = result.ptr == end;
-    if (result.ec != std::errc{} || value <= 0 || (after == 0) != ends ||
-        (!ends && *result.ptr != after))
-      throw Error(ErrorCode::kConfig,
-                  {.what = "longship bench --heads",
-                   .expected = "query heads / key-value heads x head size, such as 32/8x128",
-                   .found = text});
-    next = result.ptr + (ends ? 0 : 1);
-  };
-  number(shape.num_heads, '/');
-  number(shape.num_kv_heads, 'x');
-  number(shape.head_size, 0);
-  if (shape.num_heads % shape.num_kv_heads != 0)
-    throw Error(ErrorCode::kConfig, {.what = "longship bench --heads",
-                                     .expected = "query heads a multiple of the key-value heads",
-                                     .found = text});
-  return shape;
-}
 
 // Borders of documents of 1 to 2 * mean - 1 tokens, or of one document.
 std::vector<int64_t> document_borders(int64_t length, int64_t mean_document) {
@@ -50,17 +22,6 @@ std::vector<int64_t> document_borders(int64_t length, int64_t mean_document) {
   }
   if (borders.back() < length) borders.push_back(length);
   return borders;
-}
-
-// Scores that the mask leaves, of one head.
-double visible_pairs(const std::vector<int64_t>& borders, int64_t window) {
-  double pairs = 0;
-  for (size_t d = 1; d < borders.size(); ++d) {
-    const auto length = static_cast<double>(borders[d] - borders[d - 1]);
-    const double reach = window > 0 ? std::min(length, static_cast<double>(window)) : length;
-    pairs += reach * (reach + 1) / 2 + (length - reach) * reach;
-  }
-  return pairs;
 }
 
 // Normal numbers: a random block over and over, as the time does not depend on what stands where.
@@ -129,7 +90,7 @@ class AttentionCase {
 
 void bench_attention(Job& job, const BenchArguments& arguments, const BenchRounds& rounds,
                      BenchReport& report) {
-  const HeadShape shape = parse_heads(arguments.heads);
+  const HeadShape shape = parse_head_shape(arguments.heads);
   const int num_ranks = job.world.size();
   std::vector<std::string> names = arguments.strategies;
   if (names.empty())
@@ -147,23 +108,24 @@ void bench_attention(Job& job, const BenchArguments& arguments, const BenchRound
     const auto schedule = strategy.softmax(job.world, *kernel);
     const auto silent = strategy.softmax(muted(job.world), *kernel);
     for (int64_t length : arguments.lengths) {
-      const std::vector<int64_t> borders = document_borders(length, arguments.mean_document);
-      const auto plan = SequencePlan::make(borders, layout, num_ranks, job.world.rank());
+      const auto plan = SequencePlan::make(document_borders(length, arguments.mean_document),
+                                           layout, num_ranks, job.world.rank());
       const AttentionCase attention(job, shape, plan, arguments.window);
       const AttentionTimes times = attention.times(*schedule, rounds);
       const double compute_ms =
           num_ranks > 1 ? attention.times(*silent, rounds).total_ms : times.total_ms;
 
       // Two products forward and five backward, each of 2 operations a score and feature.
-      const double flops = 14.0 * visible_pairs(borders, arguments.window) *
-                           static_cast<double>(shape.num_heads * shape.head_size) / num_ranks;
+      const double flops =
+          14.0 * static_cast<double>(num_visible_pairs(plan, {.window = arguments.window})) *
+          static_cast<double>(shape.num_heads * shape.head_size) / num_ranks;
       std::string mask = arguments.mean_document > 0
                              ? fmt::format("documents~{}", length_name(arguments.mean_document))
                              : "causal";
       if (arguments.window > 0) mask += fmt::format(" window={}", length_name(arguments.window));
       const double exposed_ms = std::max(0.0, times.total_ms - compute_ms);
       report.add({.name = fmt::format("attention {} {} {} S={} {}", device_count_name(job), mask,
-                                      arguments.heads, length_name(length), name),
+                                      shape.name(), length_name(length), name),
                   .ms = times.total_ms,
                   .floor_ms = floor_ms(flops, report.peaks().bf16_flops),
                   .rate = 1e-9 * flops / times.total_ms,

@@ -20,14 +20,12 @@ int64_t num_active_weights(const Model& model) {
 // Pairs of a query and a key that see each other in the whole of a batch, by mask rule.
 class PairCounts {
  public:
-  explicit PairCounts(const SequencePlan& plan) : whole_(SequencePlan::local(plan.cu_seqlens())) {}
+  explicit PairCounts(const SequencePlan& plan) : plan_(plan) {}
 
   double of(const MaskRule& rule) {
     const Key key{rule.causal, rule.window, rule.num_sink_tokens, rule.anchor};
     if (const auto it = counts_.find(key); it != counts_.end()) return it->second;
-    const auto segments = whole_.local_segments();
-    const double count =
-        static_cast<double>(num_visible_pairs(document_mask(segments, segments, rule)));
+    const double count = static_cast<double>(num_visible_pairs(plan_, rule));
     counts_.emplace(key, count);
     return count;
   }
@@ -35,7 +33,7 @@ class PairCounts {
  private:
   using Key = std::tuple<bool, int64_t, int64_t, bool>;
 
-  SequencePlan whole_;
+  const SequencePlan& plan_;
   std::map<Key, double> counts_;
 };
 

@@ -26,4 +26,10 @@ int64_t num_visible_pairs(const BlockMask& mask) {
   return count;
 }
 
+int64_t num_visible_pairs(const SequencePlan& plan, const MaskRule& rule) {
+  const SequencePlan whole = SequencePlan::local(plan.cu_seqlens());
+  const std::span<const Segment> segments = whole.local_segments();
+  return num_visible_pairs(document_mask(segments, segments, rule));
+}
+
 }  // namespace longship

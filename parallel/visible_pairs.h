@@ -8,4 +8,7 @@ namespace longship {
 // The pairs of a query and a key that the mask lets through.
 int64_t num_visible_pairs(const BlockMask& mask);
 
+// Those of the whole batch of a plan, over all ranks.
+int64_t num_visible_pairs(const SequencePlan& plan, const MaskRule& rule);
+
 }  // namespace longship
