@@ -1,14 +1,8 @@
 // Speed of ops on a GPU that should be bound by its memory: time, GB/s, and the share of what a
 // plain copy of 2 GiB reaches, measured first. Bytes are what an op must read and write once; they
-// come from memory, as the cache holds something else before. With --json, a JSON object a line.
-// --gpu N chooses the GPU.
-#include <algorithm>
+// come from memory, as the cache holds something else before.
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <functional>
-#include <limits>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 #include <string>
@@ -16,8 +10,6 @@
 
 #include "optim/adamw.h"
 #include "optim/gradient_norm.h"
-#include "runtime/cuda/device_info.h"
-#include "runtime/gpu.h"
 #include "runtime/ops/accumulate.h"
 #include "runtime/ops/add.h"
 #include "runtime/ops/embedding.h"
@@ -31,75 +23,36 @@
 #include "runtime/ops/softmax_delta.h"
 #include "runtime/ops/split.h"
 #include "runtime/ops/swiglu.h"
-#include "runtime/random.h"
+#include "tests/bench/gpu_program.h"
+#include "tests/bench/gpu_timing.h"
 
 namespace longship {
 namespace {
 
-// Milliseconds of the GPU for `timed`, the best of several; `prepare` runs before each. A copy in
-// between keeps the GPU busy while the host enqueues, and fills the cache.
-double best_ms(const Context& ctx, const std::function<void()>& prepare,
+// Milliseconds of the GPU for `timed`; `prepare` runs before each. A copy in between fills the
+// cache.
+double cold_ms(const Context& ctx, const std::function<void()>& prepare,
                const std::function<void()>& timed) {
-  constexpr int kRepeats = 30;
   constexpr int64_t kFillBytes = int64_t{1} << 29;
   const Tensor from = ctx.empty({kFillBytes}, DType::kU8), to = ctx.empty({kFillBytes}, DType::kU8);
-  double best = std::numeric_limits<double>::infinity();
-  for (int repeat = 0; repeat < kRepeats; ++repeat) {
+  auto before = [&] {
     prepare();
     to.copy_from(from);
-    const Event start = ctx.gpu->compute->record_time();
-    timed();
-    const Event end = ctx.gpu->compute->record_time();
-    end.synchronize();
-    if (repeat > 2) best = std::min(best, end.milliseconds_since(start));
-  }
-  return best;
+  };
+  return best_ms(ctx, 27, before, timed);
 }
 
-class Report {
- public:
-  Report(double copy_gbps, bool json) : copy_gbps_(copy_gbps), json_(json) {
-    if (!json_) std::printf("%-44s %9s %9s %7s\n", "case", "ms", "GB/s", "of copy");
-  }
-
-  void add(const std::string& name, double ms, int64_t bytes) const {
-    const double gbps = static_cast<double>(bytes) / ms * 1e-6;
-    const double floor_ms = static_cast<double>(bytes) / copy_gbps_ * 1e-6;
-    if (json_) {
-      const nlohmann::json line = {{"case", name},
-                                   {"ms", ms},
-                                   {"gb_per_s", gbps},
-                                   {"floor_ms", floor_ms},
-                                   {"share_of_copy", gbps / copy_gbps_}};
-      std::printf("%s\n", line.dump().c_str());
-    } else {
-      std::printf("%-44s %9.4f %9.0f %6.1f%%\n", name.c_str(), ms, gbps, 100 * gbps / copy_gbps_);
-    }
-  }
-
- private:
-  double copy_gbps_;
-  bool json_;
-};
-
-// Standard normals: a GPU's clock depends on the data.
-Tensor random(const Context& ctx, Shape shape, DType dtype) {
-  constexpr int64_t kPeriod = 1 << 16;
-  const auto host = std::make_shared<Memory>();
-  const Tensor values = Tensor::empty(host, std::move(shape), DType::kF32);
-  float* const data = values.data<float>();
-  for (int64_t i = 0; i < values.numel(); ++i)
-    data[i] = i < kPeriod ? static_cast<float>(normal(1, 1, static_cast<uint64_t>(i)))
-                          : data[i - kPeriod];
-  return values.to(dtype).to(ctx.memory);
+double cold_ms(const Context& ctx, const std::function<void()>& timed) {
+  return cold_ms(ctx, timed, timed);
 }
 
-double copy_gbps(const Context& ctx) {
+// Bytes a second that a copy of 2 GiB reads and writes.
+double copy_rate(const Context& ctx) {
   const Tensor from = ctx.zeros({int64_t{1} << 31}, DType::kU8),
                to = ctx.zeros(from.shape(), DType::kU8);
-  const double ms = best_ms(
+  const double ms = cold_ms(
       ctx, [] {}, [&] { to.copy_from(from); });
-  return 2e-6 * static_cast<double>(from.num_bytes()) / ms;
+  return 2e3 * static_cast<double>(from.num_bytes()) / ms;
 }
 
 // The output of an op: its gradient stays in its dtype.
@@ -114,9 +67,9 @@ struct OpCase {
   int64_t forward_bytes = 0, backward_bytes = 0;  // none: not measured
 };
 
-void bench_op(Context ctx, const Report& report, const OpCase& c) {
+void bench_op(Context ctx, const RateReport& report, const OpCase& c) {
   auto forward = [&] { c.function(ctx); };
-  report.add(c.op + " forward " + c.shape, best_ms(ctx, forward, forward), c.forward_bytes);
+  report.add(c.op + " forward " + c.shape, cold_ms(ctx, forward), c.forward_bytes);
   if (c.backward_bytes == 0) return;
   Tape tape;
   ctx.tape = &tape;
@@ -126,14 +79,15 @@ void bench_op(Context ctx, const Report& report, const OpCase& c) {
     y = c.function(ctx);
   };
   report.add(c.op + " backward " + c.shape,
-             best_ms(ctx, record, [&] { tape.backward(ctx, y, c.dy); }), c.backward_bytes);
+             cold_ms(ctx, record, [&] { tape.backward(ctx, y, c.dy); }), c.backward_bytes);
 }
 
 std::string shape_name(DType dtype, int64_t R, int64_t D) {
   return fmt::format("{} {}x{}", dtype_name(dtype), R, D);
 }
 
-void bench_rms_norm(const Context& ctx, const Report& report, int64_t R, int64_t D, DType dtype) {
+void bench_rms_norm(const Context& ctx, const RateReport& report, int64_t R, int64_t D,
+                    DType dtype) {
   const Tensor x_RD = random(ctx, {R, D}, dtype), weight_D = random(ctx, {D}, dtype);
   const Tensor dy_RD = random(ctx, {R, D}, dtype), residual_RD = random(ctx, {R, D}, dtype);
   const int64_t size = x_RD.num_bytes();
@@ -154,7 +108,7 @@ void bench_rms_norm(const Context& ctx, const Report& report, int64_t R, int64_t
 }
 
 // Ops that read and write whole tensors.
-void bench_elementwise(const Context& ctx, const Report& report, int64_t R, int64_t D,
+void bench_elementwise(const Context& ctx, const RateReport& report, int64_t R, int64_t D,
                        DType dtype) {
   const Tensor a = random(ctx, {R, D}, dtype), b = random(ctx, {R, D}, dtype);
   const Tensor dy = random(ctx, {R, D}, dtype);
@@ -178,12 +132,12 @@ void bench_elementwise(const Context& ctx, const Report& report, int64_t R, int6
       "scale", [](Context& c, V x, V) { return scale(c, x, 0.5); }, 2, 2);
   const Tensor sums = random(ctx, {R, D}, DType::kF32);
   auto sum = [&] { accumulate(ctx, sums, a); };
-  report.add("accumulate " + shape_name(dtype, R, D), best_ms(ctx, sum, sum),
+  report.add("accumulate " + shape_name(dtype, R, D), cold_ms(ctx, sum),
              2 * sums.num_bytes() + size);
 }
 
 // q, k and v out of one projection.
-void bench_split(const Context& ctx, const Report& report, int64_t T, int64_t H, int64_t K,
+void bench_split(const Context& ctx, const RateReport& report, int64_t T, int64_t H, int64_t K,
                  DType dtype) {
   const std::vector<int64_t> sizes = {H, K, K};
   const Tensor x = random(ctx, {T, H + 2 * K}, dtype);
@@ -192,20 +146,20 @@ void bench_split(const Context& ctx, const Report& report, int64_t T, int64_t H,
     split(c, x, sizes);
   };
   report.add(fmt::format("split {} {}x({}+{}+{})", dtype_name(dtype), T, H, K, K),
-             best_ms(ctx, copy, copy), 2 * x.num_bytes());
+             cold_ms(ctx, copy), 2 * x.num_bytes());
 }
 
 // Heads before tokens.
-void bench_transpose(const Context& ctx, const Report& report, int64_t T, int64_t H, int64_t D,
+void bench_transpose(const Context& ctx, const RateReport& report, int64_t T, int64_t H, int64_t D,
                      DType dtype) {
   const Tensor x_THD = random(ctx, {T, H, D}, dtype);
   auto copy = [&] { x_THD.transpose(0, 1).clone(); };
-  report.add(fmt::format("heads first {} {}x{}x{}", dtype_name(dtype), T, H, D),
-             best_ms(ctx, copy, copy), 2 * x_THD.num_bytes());
+  report.add(fmt::format("heads first {} {}x{}x{}", dtype_name(dtype), T, H, D), cold_ms(ctx, copy),
+             2 * x_THD.num_bytes());
 }
 
 // Ids as frequent as in text: the first thousandth of them makes a sixth of the tokens.
-void bench_embedding(const Context& ctx, const Report& report, int64_t V, int64_t T, int64_t E,
+void bench_embedding(const Context& ctx, const RateReport& report, int64_t V, int64_t T, int64_t E,
                      DType dtype) {
   std::vector<int32_t> ids;
   for (int64_t t = 0; t < T; ++t)
@@ -222,7 +176,8 @@ void bench_embedding(const Context& ctx, const Report& report, int64_t V, int64_
        dy_TE.num_bytes() + num_rows * E * dtype_size(dtype), dy_TE.num_bytes() + num_rows * E * 8});
 }
 
-void bench_rope(Context ctx, const Report& report, int64_t T, int64_t H, int64_t D, DType dtype) {
+void bench_rope(Context ctx, const RateReport& report, int64_t T, int64_t H, int64_t D,
+                DType dtype) {
   Tape tape;
   const Tensor x_THD = random(ctx, {T, H, D}, dtype), dy_THD = random(ctx, {T, H, D}, dtype);
   std::vector<int64_t> positions(static_cast<size_t>(T));
@@ -233,19 +188,19 @@ void bench_rope(Context ctx, const Report& report, int64_t T, int64_t H, int64_t
   const std::string shape = fmt::format("{} {}x{}x{}", dtype_name(dtype), T, H, D);
   const int64_t bytes = 2 * x_THD.num_bytes() + 2 * angles.cos_TR.num_bytes();
   auto forward = [&] { return rope(ctx, x_THD, angles); };
-  report.add("rope forward " + shape, best_ms(ctx, forward, forward), bytes);
+  report.add("rope forward " + shape, cold_ms(ctx, forward), bytes);
   ctx.tape = &tape;
   Variable y;
   auto record = [&] {
     tape.clear();
     y = rope(ctx, Variable(x_THD, std::make_shared<Gradient>(x_THD.shape(), dtype)), angles);
   };
-  report.add("rope backward " + shape, best_ms(ctx, record, [&] { tape.backward(ctx, y, dy_THD); }),
+  report.add("rope backward " + shape, cold_ms(ctx, record, [&] { tape.backward(ctx, y, dy_THD); }),
              bytes);
 }
 
 // What schedules do with partial results: a merge in fp32, the last merge, and the row sums.
-void bench_partials(const Context& ctx, const Report& report, int64_t T, int64_t H, int64_t V) {
+void bench_partials(const Context& ctx, const RateReport& report, int64_t T, int64_t H, int64_t V) {
   const Tensor o = random(ctx, {T, H, V}, DType::kF32), lse = random(ctx, {T, H}, DType::kF32);
   const Tensor part = random(ctx, {T, H, V}, DType::kBF16);
   const Tensor part_lse = random(ctx, {T, H}, DType::kF32);
@@ -253,22 +208,22 @@ void bench_partials(const Context& ctx, const Report& report, int64_t T, int64_t
   const std::string shape = fmt::format("{}x{}x{}", T, H, V);
   const int64_t lse_bytes = 3 * lse.num_bytes();
   auto merge = [&] { merge_partials(ctx, o, lse, part, part_lse); };
-  report.add("merge_partials bf16 into fp32 " + shape, best_ms(ctx, merge, merge),
+  report.add("merge_partials bf16 into fp32 " + shape, cold_ms(ctx, merge),
              2 * o.num_bytes() + part.num_bytes() + lse_bytes);
   auto last = [&] { merge_partials_into(ctx, out, o, lse, part, part_lse); };
-  report.add("merge_partials last, to bf16 " + shape, best_ms(ctx, last, last),
+  report.add("merge_partials last, to bf16 " + shape, cold_ms(ctx, last),
              o.num_bytes() + part.num_bytes() + out.num_bytes() + lse_bytes);
   auto delta = [&] { softmax_delta(ctx, part, out); };
-  report.add("softmax_delta bf16 " + shape, best_ms(ctx, delta, delta),
+  report.add("softmax_delta bf16 " + shape, cold_ms(ctx, delta),
              part.num_bytes() + out.num_bytes() + lse.num_bytes());
   const Tensor sinks = random(ctx, {H}, DType::kF32);
   auto sink = [&] { add_sink_logit(ctx, sinks, out, lse); };
-  report.add("add_sink_logit bf16 " + shape, best_ms(ctx, sink, sink),
+  report.add("add_sink_logit bf16 " + shape, cold_ms(ctx, sink),
              2 * out.num_bytes() + 2 * lse.num_bytes());
 }
 
 // Over the tensors of a model of `num_layers` layers of the Llama 1B shape.
-void bench_optimizer(Context ctx, const Report& report, int num_layers, bool bf16_moments) {
+void bench_optimizer(Context ctx, const RateReport& report, int num_layers, bool bf16_moments) {
   ParameterList parameters(ctx, DType::kBF16, 1);
   const Initializer zeros{Initializer::Kind::kConstant, 0};
   for (int layer = 0; layer < num_layers; ++layer) {
@@ -291,26 +246,22 @@ void bench_optimizer(Context ctx, const Report& report, int num_layers, bool bf1
   auto step = [&] { optimizer.step(ctx, 1e-3, Clipping{norm, 1.0}); };
   // Gradient, master twice, both moments twice, compute copy.
   report.add(fmt::format("adamw {} moments, {}", bf16_moments ? "bf16" : "fp32", shape),
-             best_ms(ctx, step, step), count * (bf16_moments ? 22 : 30));
+             cold_ms(ctx, step), count * (bf16_moments ? 22 : 30));
   if (bf16_moments) return;
   auto squares = [&] { squared_gradient_norm(ctx, parameters); };
-  report.add("gradient norm, " + shape, best_ms(ctx, squares, squares), count * 4);
+  report.add("gradient norm, " + shape, cold_ms(ctx, squares), count * 4);
 }
 
-int run(int ordinal, bool json) {
-  const CudaInfo info = cuda_info();
-  if (ordinal < 0 || ordinal >= std::ssize(info.gpus)) {
-    std::fprintf(stderr, "there is no GPU %d (%s)\n", ordinal,
-                 info.built ? info.no_gpu_reason.c_str() : "this build has no CUDA code");
-    return 2;
-  }
-  const Context ctx = gpu_context(ordinal);
-  const double gbps = copy_gbps(ctx);
-  if (!json)
-    std::printf("%s, CUDA %s; a copy of 2 GiB reads and writes %.0f GB/s\n\n",
-                info.gpus[static_cast<size_t>(ordinal)].name.c_str(), info.runtime_version.c_str(),
-                gbps);
-  const Report report(gbps, json);
+void run(const Context& ctx, bool json) {
+  const double rate = copy_rate(ctx);
+  if (!json) std::printf("a copy of 2 GiB reads and writes %.0f GB/s\n\n", 1e-9 * rate);
+  const RateReport report({.unit = "GB/s",
+                           .json_unit = "gb_per_s",
+                           .in_unit = 1e9,
+                           .bound = "of copy",
+                           .json_share = "share_of_copy",
+                           .highest = rate},
+                          json);
   const std::pair<int64_t, int64_t> shapes[] = {{1 << 20, 64}, {1 << 20, 128}, {65536, 2048},
                                                 {32768, 4096}, {32768, 5120},  {16384, 8192},
                                                 {8192, 16384}, {4096, 4096}};
@@ -333,30 +284,12 @@ int run(int ordinal, bool json) {
     bench_transpose(ctx, report, 65536, 32, 128, dtype);
     for (int64_t T : {8192, 65536}) bench_embedding(ctx, report, 128256, T, 2048, dtype);
   }
-  return 0;
 }
 
 }  // namespace
 }  // namespace longship
 
 int main(int argc, char** argv) {
-  int ordinal = 0;
-  bool json = false;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--json") {
-      json = true;
-    } else if (argument == "--gpu" && i + 1 < argc) {
-      ordinal = std::atoi(argv[++i]);
-    } else {
-      std::fprintf(stderr, "usage: cuda_ops_bench [--json] [--gpu N]\n");
-      return 2;
-    }
-  }
-  try {
-    return longship::run(ordinal, json);
-  } catch (const longship::Error& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return static_cast<int>(error.code());
-  }
+  CLI::App app("Speed of ops on a GPU that should be bound by its memory");
+  return longship::run_gpu_program(app, argc, argv, longship::run);
 }

@@ -1,13 +1,14 @@
-// Speed of attention calls by cuDNN on a GPU, forward and backward: milliseconds, and TFLOP/s of
-// the pairs that are seen. --only TEXT takes the cases whose names contain it.
-#include <algorithm>
+// Speed of attention calls by cuDNN on a GPU, forward and backward: time, and TFLOP/s of the pairs
+// that are seen, against what the GPU is rated for in bf16.
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "attention/cuda/cudnn_attention.h"
+#include "launch/bench_report.h"
+#include "launch/head_shape.h"
+#include "parallel/visible_pairs.h"
+#include "tests/bench/gpu_program.h"
 #include "tests/bench/gpu_timing.h"
 
 namespace longship {
@@ -26,22 +27,18 @@ struct BenchCase {
   CudnnAttentionOptions options = {};
 };
 
-// Pairs of a query and a key that it sees.
 double num_pairs(const AttentionCall& call) {
-  double pairs = 0;
+  BlockMask mask;
   for (const CallEntry& entry : call.entries)
-    for (int64_t i = 0; i < entry.q_length; ++i) {
-      const int64_t diagonal = i + entry.k_length - entry.q_length;
-      const int64_t last =
-          std::min(entry.k_length - 1, diagonal + call.mask.right.value_or(entry.k_length));
-      const int64_t first =
-          call.mask.left ? std::max<int64_t>(0, diagonal - *call.mask.left + 1) : 0;
-      pairs += static_cast<double>(std::max<int64_t>(0, last - first + 1));
-    }
-  return pairs;
+    mask.pieces.push_back({.q_length = entry.q_length,
+                           .q_position = entry.k_length - entry.q_length,
+                           .k_length = entry.k_length,
+                           .causal = call.mask.right.has_value(),
+                           .window = call.mask.left.value_or(0)});
+  return static_cast<double>(num_visible_pairs(mask));
 }
 
-void time_case(Context& ctx, const BenchCase& c) {
+void time_case(Context ctx, const RateReport& report, const BenchCase& c) {
   int64_t T = 0, S = 0;
   for (const CallEntry& entry : c.call.entries) {
     T = std::max(T, entry.q_end());
@@ -71,11 +68,10 @@ void time_case(Context& ctx, const BenchCase& c) {
                               .dv_SKV = room(v)};
   const CudnnAttention kernel(c.options);
   const double flop = 2 * num_pairs(c.call) * static_cast<double>(heads.H * (heads.D + heads.V));
-  const double forward_ms = best_ms(ctx, [&] { kernel.forward(ctx, c.call, forward); });
-  const double backward_ms = best_ms(ctx, [&] { kernel.backward(ctx, c.call, backward); });
-  std::printf("%-44s %9.3f %6.0f %9.3f %6.0f\n", c.name.c_str(), forward_ms,
-              flop / forward_ms * 1e-9, backward_ms, 2.5 * flop / backward_ms * 1e-9);
-  std::fflush(stdout);
+  report.add(c.name + " forward", best_ms(ctx, [&] { kernel.forward(ctx, c.call, forward); }),
+             flop);
+  report.add(c.name + " backward", best_ms(ctx, [&] { kernel.backward(ctx, c.call, backward); }),
+             2.5 * flop);
 }
 
 // Documents of 512 to 15872 tokens.
@@ -91,10 +87,14 @@ AttentionCall packed(CallMask mask, int64_t num_tokens) {
   return call;
 }
 
-std::vector<BenchCase> cases() {
+std::vector<CallEntry> rectangle(int64_t num_queries, int64_t num_keys) {
+  return {{0, num_queries, 0, num_keys}};
+}
+
+// Many kinds of calls; 32/8 heads of 128 unless the name says others.
+std::vector<BenchCase> table() {
   const CallMask causal = CallMask::causal(), full = CallMask::full();
   const CallMask window = CallMask::causal_window(1024);
-  auto rectangle = [](int64_t q, int64_t k) { return std::vector<CallEntry>{{0, q, 0, k}}; };
   const int64_t n = 16 * kKi;
   return {
       {"causal 8K", {causal, rectangle(8 * kKi, 8 * kKi)}},
@@ -116,23 +116,48 @@ std::vector<BenchCase> cases() {
   };
 }
 
+struct Options {
+  std::string only;
+  std::vector<std::string> heads;
+  std::vector<int64_t> lengths;
+};
+
+// What a group of heads takes by itself, for all lengths and groups asked for.
+std::vector<BenchCase> causal_squares(Options options) {
+  if (options.heads.empty()) options.heads = {"32/8"};
+  if (options.lengths.empty()) options.lengths = {16 * kKi};
+  std::vector<BenchCase> cases;
+  for (int64_t length : options.lengths)
+    for (const std::string& text : options.heads) {
+      const HeadShape shape = parse_head_shape(text);
+      cases.push_back({fmt::format("causal {} {}", length_name(length), shape.name()),
+                       {CallMask::causal(), rectangle(length, length)},
+                       {shape.num_heads, shape.num_kv_heads, shape.head_size, shape.head_size}});
+    }
+  return cases;
+}
+
+void run(const Context& ctx, const Options& options, bool json) {
+  const bool asks_for_squares = !options.heads.empty() || !options.lengths.empty();
+  const RateReport report = flops_report(ctx, json);
+  for (const BenchCase& c : asks_for_squares ? causal_squares(options) : table())
+    if (c.name.find(options.only) != std::string::npos) time_case(ctx, report, c);
+}
+
 }  // namespace
 }  // namespace longship
 
 int main(int argc, char** argv) {
-  const bool has_filter = argc == 3 && std::strcmp(argv[1], "--only") == 0;
-  if (argc != 1 && !has_filter) {
-    std::fprintf(stderr, "usage: cudnn_attention_bench [--only TEXT]\n");
-    return 2;
-  }
-  try {
-    longship::Context ctx = longship::gpu_context(0);
-    std::printf("%-44s %9s %6s %9s %6s\n", "32/8 heads of 128 unless said", "forward", "TF/s",
-                "backward", "TF/s");
-    for (const auto& c : longship::cases())
-      if (!has_filter || c.name.find(argv[2]) != std::string::npos) longship::time_case(ctx, c);
-  } catch (const longship::Error& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return static_cast<int>(error.code());
-  }
+  longship::Options options;
+  CLI::App app("Speed of attention calls by cuDNN on a GPU");
+  app.add_option("--only", options.only, "Cases whose names contain this");
+  app.add_option("--heads", options.heads,
+                 "Instead of the table, one causal document with these heads: 32/8,16/4x64")
+      ->delimiter(',');
+  app.add_option("--lengths", options.lengths, "Instead of the table, of these lengths: 16K,64K")
+      ->delimiter(',')
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
+  return longship::run_gpu_program(app, argc, argv, [&](const longship::Context& ctx, bool json) {
+    longship::run(ctx, options, json);
+  });
 }

@@ -1,56 +1,23 @@
 // Speed of matrix products on a GPU, and of the head with its loss, at the shapes of a Llama of 1B
-// parameters: time, TFLOP/s, and the share of the 989 TFLOP/s of bf16 that an H100 or H200 is rated
-// for. Products are forward (with and without a residual), the gradient of the input, and that of
-// the weight, added to a sum in fp32. With --json, a JSON object a line. --gpu N chooses the GPU,
-// --tokens N their number (32768).
-#include <cstdio>
-#include <cstdlib>
+// parameters: time, TFLOP/s, and the share of what the GPU is rated for in bf16. Products are
+// forward (with and without a residual), the gradient of the input, and that of the weight, added
+// to a sum in fp32.
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <string>
 
-#include "runtime/cuda/device_info.h"
-#include "runtime/gpu.h"
 #include "runtime/ops/linear_cross_entropy.h"
 #include "runtime/ops/matmul.h"
+#include "tests/bench/gpu_program.h"
 #include "tests/bench/gpu_timing.h"
 
 namespace longship {
 namespace {
 
-constexpr double kPeakTflops = 989;
-
-class Report {
- public:
-  explicit Report(bool json) : json_(json) {
-    if (!json_) std::printf("%-52s %9s %9s %7s\n", "case", "ms", "TFLOP/s", "of peak");
-  }
-
-  void add(const std::string& name, double ms, double flop) const {
-    const double tflops = flop / ms * 1e-9;
-    if (json_) {
-      const nlohmann::json line = {{"case", name},
-                                   {"ms", ms},
-                                   {"tflop_per_s", tflops},
-                                   {"floor_ms", flop / kPeakTflops * 1e-9},
-                                   {"share_of_peak", tflops / kPeakTflops}};
-      std::printf("%s\n", line.dump().c_str());
-    } else {
-      std::printf("%-52s %9.4f %9.0f %6.1f%%\n", name.c_str(), ms, tflops,
-                  100 * tflops / kPeakTflops);
-    }
-    std::fflush(stdout);
-  }
-
- private:
-  bool json_;
-};
-
 struct Layer {
   int64_t inputs, outputs;
 };
 
-void bench_layer(const Context& ctx, const Report& report, int64_t T, const Layer& layer) {
+void bench_layer(const Context& ctx, const RateReport& report, int64_t T, const Layer& layer) {
   const int64_t I = layer.inputs, O = layer.outputs;
   const double flop =
       2.0 * static_cast<double>(T) * static_cast<double>(I) * static_cast<double>(O);
@@ -76,7 +43,7 @@ void bench_layer(const Context& ctx, const Report& report, int64_t T, const Laye
 }
 
 // Forward and both gradients of the head: three products, and a pass over the logits.
-void bench_loss(Context ctx, const Report& report, int64_t T, int64_t chunk_tokens) {
+void bench_loss(Context ctx, const RateReport& report, int64_t T, int64_t chunk_tokens) {
   constexpr int64_t kHidden = 2048, kVocab = 128256;
   const Tensor h_TE = random(ctx, {T, kHidden}, DType::kBF16);
   const Tensor head_VE = random(ctx, {kVocab, kHidden}, DType::kBF16, 0.02);
@@ -106,49 +73,22 @@ void bench_loss(Context ctx, const Report& report, int64_t T, int64_t chunk_toke
   report.add("loss and its gradients" + shape, best_ms(ctx, step), 3 * flop);
 }
 
-int run(int ordinal, int64_t num_tokens, bool json) {
-  const CudaInfo info = cuda_info();
-  if (ordinal < 0 || ordinal >= std::ssize(info.gpus)) {
-    std::fprintf(stderr, "there is no GPU %d (%s)\n", ordinal,
-                 info.built ? info.no_gpu_reason.c_str() : "this build has no CUDA code");
-    return 2;
-  }
-  const Context ctx = gpu_context(ordinal);
-  if (!json)
-    std::printf("%s, CUDA %s\n\n", info.gpus[static_cast<size_t>(ordinal)].name.c_str(),
-                info.runtime_version.c_str());
-  const Report report(json);
+void run(const Context& ctx, int64_t num_tokens, bool json) {
+  const RateReport report = flops_report(ctx, json);
   for (const Layer& layer : {Layer{2048, 2048}, {2048, 512}, {2048, 8192}, {8192, 2048}})
     bench_layer(ctx, report, num_tokens, layer);
   for (const int64_t chunk_tokens : {1024, 2048, 4096, 8192})
     bench_loss(ctx, report, num_tokens, chunk_tokens);
-  return 0;
 }
 
 }  // namespace
 }  // namespace longship
 
 int main(int argc, char** argv) {
-  int ordinal = 0;
   int64_t num_tokens = 32768;
-  bool json = false;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--json") {
-      json = true;
-    } else if (argument == "--gpu" && i + 1 < argc) {
-      ordinal = std::atoi(argv[++i]);
-    } else if (argument == "--tokens" && i + 1 < argc) {
-      num_tokens = std::atoll(argv[++i]);
-    } else {
-      std::fprintf(stderr, "usage: gemm_bench [--json] [--gpu N] [--tokens N]\n");
-      return 2;
-    }
-  }
-  try {
-    return longship::run(ordinal, num_tokens, json);
-  } catch (const longship::Error& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return static_cast<int>(error.code());
-  }
+  CLI::App app("Speed of matrix products on a GPU, and of the head with its loss");
+  app.add_option("--tokens", num_tokens)->check(CLI::PositiveNumber)->capture_default_str();
+  return longship::run_gpu_program(app, argc, argv, [&](const longship::Context& ctx, bool json) {
+    longship::run(ctx, num_tokens, json);
+  });
 }

@@ -2,10 +2,10 @@
 // microseconds and GB/s per direction for messages of several lengths, many in a row, by the GPU's
 // clock.
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <vector>
 
+#include "launch/guarded_main.h"
 #include "parallel/cuda/gpu_runtime.h"
 
 namespace longship {
@@ -64,9 +64,11 @@ void run(const MpiRuntime& mpi, TransportWish wish, const char* name) {
 int main() {
   using longship::run;
   using longship::TransportWish;
-  const longship::MpiRuntime mpi;
-  run(mpi, TransportWish::kPeerCopies, "peer copies");
-  run(mpi, TransportWish::kNccl, "NCCL");
-  run(mpi, TransportWish::kMeasured, "measured");
-  return EXIT_SUCCESS;
+  return longship::guarded_main([] {
+    const longship::MpiRuntime mpi;
+    run(mpi, TransportWish::kPeerCopies, "peer copies");
+    run(mpi, TransportWish::kNccl, "NCCL");
+    run(mpi, TransportWish::kMeasured, "measured");
+    return 0;
+  });
 }

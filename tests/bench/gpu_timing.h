@@ -10,20 +10,26 @@
 
 namespace longship {
 
-// Milliseconds of the GPU, the best of several; a call that is not timed keeps the GPU busy while
-// the host enqueues.
-inline double best_ms(const Context& ctx, const std::function<void()>& timed) {
-  constexpr int kRepeats = 12;
+// Milliseconds of the GPU for `timed`, the best of several. `before` runs ahead of each and should
+// keep the GPU busy while the host enqueues.
+inline double best_ms(const Context& ctx, int num_repeats, const std::function<void()>& before,
+                      const std::function<void()>& timed) {
+  constexpr int kWarmUps = 2;
   double best = std::numeric_limits<double>::infinity();
-  for (int repeat = 0; repeat < kRepeats; ++repeat) {
-    timed();
+  for (int repeat = -kWarmUps; repeat < num_repeats; ++repeat) {
+    before();
     const Event start = ctx.gpu->compute->record_time();
     timed();
     const Event end = ctx.gpu->compute->record_time();
     end.synchronize();
-    if (repeat > 1) best = std::min(best, end.milliseconds_since(start));
+    if (repeat >= 0) best = std::min(best, end.milliseconds_since(start));
   }
   return best;
+}
+
+// Of a call after another one.
+inline double best_ms(const Context& ctx, const std::function<void()>& timed) {
+  return best_ms(ctx, 10, timed, timed);
 }
 
 // Standard normals times `scale`: a GPU's clock depends on the data.
