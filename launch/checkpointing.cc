@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <string_view>
 
 #include "launch/agreement.h"
 #include "launch/config.h"
+#include "launch/config_changes.h"
 #include "launch/run_folder.h"
 #include "runtime/checkpoint/checkpoint_store.h"
 #include "runtime/checkpoint/checkpoint_writer.h"
@@ -68,27 +68,14 @@ int64_t header_integer(const Checkpoint& checkpoint, const char* name) {
   return it->second;
 }
 
-// Fields that may change between the legs of one run without changing what is learned from what.
-bool may_change_on_resume(std::string_view field) {
-  if (field == "optim.bf16_moments") return false;  // the saved moments have its dtype
-  for (std::string_view prefix :
-       {"output_dir", "data.tokens", "data.prefetch", "parallel.", "optim.", "checkpoint.",
-        "telemetry.", "train.steps", "train.micro_batch", "train.recompute",
-        "train.loss_chunk_tokens", "train.init_from", "train.device", "train.deterministic"})
-    if (field.starts_with(prefix)) return true;
-  return field.starts_with("model.mixer.") && field.ends_with(".strategy");
+config::Run saved_config(const Checkpoint& checkpoint) {
+  return parse_config(checkpoint.header().config_text, checkpoint.directory().string(), {});
 }
 
 void check_same_run(const CheckpointSource& source, const Checkpoint& checkpoint,
                     const Warn& warn) {
   const std::string origin = checkpoint.directory().string();
-  const config::Run saved = parse_config(checkpoint.header().config_text, origin, {});
-  std::string forbidden, allowed;
-  for (const ConfigDifference& difference : compare_configs(saved, source.run)) {
-    std::string& list = may_change_on_resume(difference.field) ? allowed : forbidden;
-    list +=
-        fmt::format("\n    {}: {} -> {}", difference.field, difference.before, difference.after);
-  }
+  auto [allowed, forbidden] = changes_on_resume(saved_config(checkpoint), source.run);
   if (static_cast<uint64_t>(header_integer(checkpoint, kDataHash)) != source.tokens.content_hash())
     forbidden += fmt::format("\n    the content of data.tokens ({})", source.run.data().tokens());
   if (!forbidden.empty())
@@ -215,15 +202,32 @@ Checkpoint open_verified_checkpoint(const std::string& path, const Group& world,
   return std::move(*checkpoint);
 }
 
-void check_tokenizer(const Checkpoint& checkpoint, const Tokenizer& tokenizer) {
-  if (static_cast<uint64_t>(header_integer(checkpoint, kTokenizerHash)) == tokenizer.hash()) return;
+void start_from_weights(const std::string& path, const CheckpointSource& target, const Warn& warn) {
+  const Checkpoint checkpoint = open_verified_checkpoint(path, target.mesh.world, warn);
+  const std::string origin = checkpoint.directory().string();
+  check_tokenizer(checkpoint, target.tokens.tokenizer_hash(),
+                  target.tokens.tokenizer_description());
+  const ConfigChanges changes = changes_from_origin(saved_config(checkpoint), target.run);
+  if (!changes.forbidden.empty())
+    throw Error(ErrorCode::kConfig,
+                {.what = fmt::format("the weights of {} do not fit the model:{}", origin,
+                                     changes.forbidden),
+                 .next = "restore these, or train from the start without train.init_from"});
+  run_together(target.mesh.world, "checkpoint.weights",
+               [&] { read_weights(checkpoint, target.model.parameters, origin); });
+  warn(fmt::format("starting from the weights of {}{}{}", origin,
+                   changes.allowed.empty() ? "" : ", with changes:", changes.allowed));
+}
+
+void check_tokenizer(const Checkpoint& checkpoint, uint64_t hash, const std::string& description) {
+  if (static_cast<uint64_t>(header_integer(checkpoint, kTokenizerHash)) == hash) return;
   const auto it = checkpoint.header().strings.find(kTokenizer);
   throw Error(ErrorCode::kConfig,
               {.what = fmt::format("{} was trained with another tokenizer",
                                    checkpoint.directory().string()),
                .expected = it == checkpoint.header().strings.end() ? "" : it->second,
-               .found = tokenizer.description(),
-               .next = "name the tokenizer that the data was prepared with: --tokenizer"});
+               .found = description,
+               .next = "name that one with --tokenizer, here or in `longship prepare`"});
 }
 
 void read_weights(const Checkpoint& checkpoint, ParameterList& parameters,
@@ -233,11 +237,17 @@ void read_weights(const Checkpoint& checkpoint, ParameterList& parameters,
     const CheckpointTensor* saved = checkpoint.find(parameter.name);
     if (saved == nullptr) {
       problems += fmt::format("\n    {}: missing", parameter.name);
-    } else if (saved->shape != parameter.master.shape()) {
-      problems += fmt::format("\n    {}: {} there, {} here", parameter.name,
-                              shape_string(saved->shape), shape_string(parameter.master.shape()));
+    } else if (saved->shape != parameter.master.shape() ||
+               saved->dtype != parameter.master.dtype()) {
+      problems +=
+          fmt::format("\n    {}: {} {} there, {} {} here", parameter.name, dtype_name(saved->dtype),
+                      shape_string(saved->shape), dtype_name(parameter.master.dtype()),
+                      shape_string(parameter.master.shape()));
     }
   }
+  for (const CheckpointTensor& saved : checkpoint.tensors())
+    if (!saved.name.starts_with("optim.") && parameters.find(saved.name) == nullptr)
+      problems += fmt::format("\n    {}: not in this model", saved.name);
   if (!problems.empty())
     throw Error(ErrorCode::kConfig,
                 {.what = fmt::format("the weights of {} do not fit the model{}", origin, problems),

@@ -7,7 +7,6 @@
 #include <string>
 
 #include "data/token_file.h"
-#include "data/tokenizer.h"
 #include "launch/config.pb.h"
 #include "launch/model.h"
 #include "optim/adamw.h"
@@ -35,8 +34,9 @@ struct CheckpointSource {
 // write, nothing is left of the attempt and every rank throws the same Error(kStorage).
 void save_checkpoint(const CheckpointSource& source, const TrainingState& state);
 
-// Throws Error(kConfig) unless the checkpoint was trained on tokens made by `tokenizer`.
-void check_tokenizer(const Checkpoint& checkpoint, const Tokenizer& tokenizer);
+// Throws Error(kConfig) unless the checkpoint was trained on tokens of the tokenizer with this
+// hash.
+void check_tokenizer(const Checkpoint& checkpoint, uint64_t hash, const std::string& description);
 
 // A line of warning for people, printed by rank 0.
 using Warn = std::function<void(const std::string&)>;
@@ -53,8 +53,14 @@ std::optional<TrainingState> resume_from_checkpoint(const CheckpointSource& sour
 // Collective over `world`; errors as above, and Error(kStorage) when there is none.
 Checkpoint open_verified_checkpoint(const std::string& path, const Group& world, const Warn& warn);
 
+// Takes the weights, and nothing else, of the newest good checkpoint of `path`, a run folder or a
+// checkpoint folder. Throws Error(kConfig) where they would not mean the same: another tokenizer,
+// other tensors, or fields that changes_from_origin() forbids. What may differ is said to `warn`.
+// Collective.
+void start_from_weights(const std::string& path, const CheckpointSource& target, const Warn& warn);
+
 // Copies every parameter's weights from a checkpoint. Throws Error(kConfig) naming tensors that are
-// missing or have another shape.
+// missing on either side or have another shape or dtype.
 void read_weights(const Checkpoint& checkpoint, ParameterList& parameters,
                   const std::string& origin);
 

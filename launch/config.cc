@@ -19,8 +19,6 @@ using google::protobuf::Message;
 using google::protobuf::Reflection;
 using google::protobuf::TextFormat;
 
-constexpr const char* kUnset = "unset";
-
 // Collects what the text parser reports, one line an error.
 class ParseErrors : public google::protobuf::io::ErrorCollector {
  public:
@@ -309,11 +307,11 @@ std::vector<ConfigDifference> compare_configs(const config::Run& before, const c
   const std::map<std::string, std::string> new_by_path(new_values.begin(), new_values.end());
   std::vector<ConfigDifference> differences;
   for (const auto& [path, value] : old_values)
-    if (!new_by_path.contains(path)) differences.push_back({path, value, kUnset});
+    if (!new_by_path.contains(path)) differences.push_back({path, value, kUnsetField});
   for (const auto& [path, value] : new_values) {
     const auto old_value = old_by_path.find(path);
     if (old_value == old_by_path.end()) {
-      differences.push_back({path, kUnset, value});
+      differences.push_back({path, kUnsetField, value});
     } else if (old_value->second != value) {
       differences.push_back({path, old_value->second, value});
     }

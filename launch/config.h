@@ -26,7 +26,8 @@ void apply_override(config::Run& run, const std::string& assignment);
 // a section when they are given, and fields without a default when they are set.
 std::string config_text(const config::Run& run);
 
-// A field that differs between two configurations, with values as text ("unset" without one).
+// A field that differs between two configurations, with values as text, kUnsetField without one.
+inline constexpr const char* kUnsetField = "unset";
 struct ConfigDifference {
   std::string field;  // "model.attention.num_heads", "model.mixer.full.strategy"
   std::string before;

@@ -235,7 +235,7 @@ int run_eval_recall(const EvalArguments& arguments) {
   std::shared_ptr<const Tokenizer> tokenizer;
   run_together(job.world, "recall.tokenizer", [&] {
     tokenizer = make_tokenizer(arguments.tokenizer);
-    check_tokenizer(checkpoint, *tokenizer);
+    check_tokenizer(checkpoint, tokenizer->hash(), tokenizer->description());
   });
   const PasskeyTask passkey(*tokenizer);
   const AssociativeTask associative(*tokenizer);

@@ -65,7 +65,7 @@ int run_generate(const GenerateArguments& arguments) {
   Model model = make_model(job.ctx, run, job.world);
   run_together(job.world, "generate.open", [&] {
     tokenizer = make_tokenizer(arguments.tokenizer.empty() ? "byte" : arguments.tokenizer);
-    check_tokenizer(checkpoint, *tokenizer);
+    check_tokenizer(checkpoint, tokenizer->hash(), tokenizer->description());
     prompt = read_prompt(arguments);
     read_weights(checkpoint, model.parameters, checkpoint.directory().string());
   });

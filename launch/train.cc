@@ -161,10 +161,7 @@ int run_train(const TrainArguments& arguments) {
     state = *resumed;
     job.say(fmt::format("resuming after step {}", state.step));
   } else if (!run.train().init_from().empty()) {
-    const Checkpoint origin = open_verified_checkpoint(run.train().init_from(), job.world, warn);
-    run_together(job.world, "train.init_from",
-                 [&] { read_weights(origin, model.parameters, origin.directory().string()); });
-    job.say(fmt::format("starting from the weights of {}", origin.directory().string()));
+    start_from_weights(run.train().init_from(), checkpoint_source, warn);
   }
   run_together(job.world, "train.resolved_config", [&] {
     if (job.is_first_rank())

@@ -53,8 +53,23 @@ TEST(Verbs, LongerContextStartsFromTheWeightsOfAShorterOne) {
                 {"train.context=256", "train.steps=2", "optim.learning_rate=1e-6",
                  "model.attention.rope_theta=80000", "train.init_from=" + run.folder("short")});
   ASSERT_EQ(longer.exit_code, 0) << longer.output;
+  EXPECT_NE(longer.output.find("model.attention.rope_theta: 10000 -> 80000"), std::string::npos)
+      << longer.output;
   // The first loss is that of a trained model, not of a fresh one.
   EXPECT_LT(run.losses("long").front(), 0.9 * run.losses("short").front());
+}
+
+TEST(Verbs, WeightsThatWouldMeanSomethingElseAreNotStartedFrom) {
+  TinyRun run;
+  ASSERT_EQ(run.train(1, "short", {"train.steps=1", "optim.warmup_steps=0"}).exit_code, 0);
+  const auto expect_refusal = [&](const std::string& change, const std::string& word) {
+    const ProgramResult result =
+        run.train(1, "other", {change, "train.init_from=" + run.folder("short")});
+    EXPECT_EQ(result.exit_code, 2) << result.output;
+    EXPECT_NE(result.output.find(word), std::string::npos) << word << "\n" << result.output;
+  };
+  expect_refusal("model.attention.rotary_dim=4", "model.attention.rotary_dim: ");
+  expect_refusal("model.tied_embeddings=false", "model.tied_embeddings: true -> false");
 }
 
 TEST(Verbs, GenerateIsGreedyOrSampledAndRepeatable) {
