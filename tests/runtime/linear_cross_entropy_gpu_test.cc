@@ -3,16 +3,16 @@
 
 #include <cmath>
 
-#include "runtime/gpu.h"
 #include "runtime/ops/linear_cross_entropy.h"
 #include "runtime/random.h"
-#include "tests/support/gradient_check.h"
+#include "tests/support/gpu_check.h"
 #include "tests/support/op_check.h"
 
 namespace longship {
 namespace {
 
 using testing::bitwise_equal;
+using testing::poisoned_gpu;
 using testing::random_tensor;
 using testing::relative_rms;
 
@@ -63,12 +63,6 @@ Result run(Context ctx, const Problem& problem, DType dtype, int64_t chunk_token
   tape.backward(ctx, loss, seed);
   const auto host = std::make_shared<Memory>();
   return {loss.value().to(host), h.gradient()->sum().to(host), head.gradient()->sum().to(host)};
-}
-
-Context poisoned_gpu() {
-  const Context ctx = gpu_context(0);
-  ctx.memory->set_poison(true);
-  return ctx;
 }
 
 void expect_equal_to_cpu(const Context& gpu, const Size& size, int64_t chunk_tokens) {

@@ -1,9 +1,8 @@
 // Linear layers on a GPU against the CPU's in fp64, with poisoned outputs.
 #include <gtest/gtest.h>
 
-#include "runtime/gpu.h"
 #include "runtime/ops/linear.h"
-#include "tests/support/gradient_check.h"
+#include "tests/support/gpu_check.h"
 #include "tests/support/matrix_check.h"
 #include "tests/support/op_check.h"
 
@@ -11,16 +10,11 @@ namespace longship {
 namespace {
 
 using testing::bitwise_equal;
+using testing::poisoned_gpu;
 using testing::product_error;
 using testing::random_tensor;
 using testing::reference_product;
 using testing::relative_rms;
-
-Context poisoned_gpu() {
-  const Context ctx = gpu_context(0);
-  ctx.memory->set_poison(true);
-  return ctx;
-}
 
 struct Size {
   int64_t T, I, O;

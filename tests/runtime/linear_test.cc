@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "tests/support/gradient_check.h"
+#include "tests/support/matmul_check.h"
 #include "tests/support/matrix_check.h"
 #include "tests/support/op_check.h"
 
@@ -16,6 +17,7 @@ namespace {
 using testing::bitwise_equal;
 using testing::operand;
 using testing::product_error;
+using testing::ProductTypes;
 using testing::random_tensor;
 using testing::reference_product;
 using testing::relative_rms;
@@ -26,41 +28,28 @@ double bound(DType dtype) {
   return dtype == DType::kF64 ? 1e-14 : dtype == DType::kF32 ? 1e-6 : 3e-3;
 }
 
-struct Types {
-  DType operand, result;
-};
-constexpr Types kTypes[] = {{DType::kF64, DType::kF64},
-                            {DType::kF32, DType::kF32},
-                            {DType::kBF16, DType::kBF16},
-                            {DType::kBF16, DType::kF32}};
+constexpr ProductTypes kTypes[] = {{DType::kF64, DType::kF64},
+                                   {DType::kF32, DType::kF32},
+                                   {DType::kBF16, DType::kBF16},
+                                   {DType::kBF16, DType::kF32}};
 const std::vector<Shape> kExtentsMNK = {{1, 1, 1},    {1, 257, 3},   {3, 1, 255},  {2, 3, 1},
                                         {17, 33, 65}, {129, 130, 7}, {150, 63, 71}};
 
 TEST(Matmul, EqualsTheDefinitionForEveryTypeShapeAndLayout) {
   Context ctx;
   ctx.num_threads = 2;
-  for (const Types types : kTypes)
+  for (const ProductTypes& types : kTypes)
     for (const Shape& extents : kExtentsMNK)
       // Every triple of layouts once, some of them at the other shapes.
       for (int layouts = 0; layouts < 27; layouts += extents == kExtentsMNK.back() ? 1 : 5)
-        for (const bool accumulate : {false, true}) {
-          const int64_t M = extents[0], N = extents[1], K = extents[2];
-          const Tensor a = operand(ctx, M, K, types.operand, layouts % 3, 1);
-          const Tensor b = operand(ctx, K, N, types.operand, layouts / 3 % 3, 2);
-          const Tensor c = operand(ctx, M, N, types.result, layouts / 9, 3);
-          const Tensor expected = reference_product(a, b, accumulate ? c.clone() : Tensor());
-          matmul(ctx, a, b, c, accumulate);
-          ASSERT_LE(product_error(c, expected, K), bound(types.result))
-              << dtype_name(types.operand) << " to " << dtype_name(types.result) << " "
-              << shape_string(extents) << " layouts " << layouts << " accumulate " << accumulate;
-        }
+        testing::check_matmul(ctx, types, extents, layouts, bound(types.result));
 }
 
 TEST(Matmul, HasNoSeamsBetweenTilesAndAddsTheBiasOfEachColumn) {
   // Large enough to be cut by rows, by columns, and by both, at edges that are no round numbers.
   Context ctx;
   ctx.num_threads = 2;
-  for (const Types types : kTypes)
+  for (const ProductTypes& types : kTypes)
     for (const Shape& extents : std::vector<Shape>{{700, 41, 70}, {43, 701, 70}, {515, 299, 33}}) {
       const int64_t M = extents[0], N = extents[1], K = extents[2];
       const Tensor a = operand(ctx, M, K, types.operand, 0, 1);
@@ -78,45 +67,21 @@ TEST(Matmul, HasNoSeamsBetweenTilesAndAddsTheBiasOfEachColumn) {
 
 TEST(Matmul, AddsAResidualOfAnyStrideAndABias) {
   Context ctx;
-  for (const Types types : kTypes)
-    for (const int layout : {0, 2}) {
-      const int64_t M = 37, N = 21, K = 19;
-      const Tensor a = operand(ctx, M, K, types.operand, 0, 1);
-      const Tensor b = operand(ctx, K, N, types.operand, 0, 2);
-      const Tensor residual = operand(ctx, M, N, types.result, layout, 3);
-      const Tensor bias_1N = operand(ctx, 1, N, types.result, 0, 4);
-      const Tensor c = ctx.empty({M, N}, types.result);
-      matmul_add(ctx, a, b, {{}, residual}, c);
-      const Tensor exact = reference_product(a, b, residual);
-      EXPECT_LE(product_error(c, exact, K), bound(types.result));
-      matmul_add(ctx, a, b, {bias_1N.reshape({N}), residual}, c);
-      for (int64_t i = 0; i < M * N; ++i) exact.data<double>()[i] += value_at(bias_1N, 0, i % N);
-      EXPECT_LE(product_error(c, exact, K), bound(types.result));
-      matmul_add(ctx, a.slice(1, 0, 0), b.slice(0, 0, 0), {{}, residual}, c);
-      EXPECT_TRUE(bitwise_equal(c, residual));
-    }
+  for (const ProductTypes& types : kTypes)
+    for (const int layout : {0, 2})
+      testing::check_matmul_add(ctx, types, {37, 21, 19}, layout, bound(types.result));
 }
 
 TEST(Matmul, WritesNothingAroundASlice) {
   Context ctx;
-  for (const Types types : kTypes) {
-    const Tensor whole = ctx.zeros({37, 41}, types.result);
-    const Tensor a = operand(ctx, 33, 19, types.operand, 0, 1);
-    const Tensor b = operand(ctx, 19, 35, types.operand, 0, 2);
-    matmul(ctx, a, b, whole.slice(0, 2, 33).slice(1, 3, 35));
-    for (int64_t row = 0; row < 37; ++row)
-      for (int64_t column = 0; column < 41; ++column) {
-        const bool inside = row >= 2 && row < 35 && column >= 3 && column < 38;
-        EXPECT_EQ(value_at(whole, row, column) != 0.0, inside) << row << ", " << column;
-      }
-  }
+  for (const ProductTypes& types : kTypes) testing::check_matmul_into_slice(ctx, types);
 }
 
 TEST(Matmul, GivesTheSameBitsForAnyNumberOfThreads) {
   // Long sums over K are the ones that oneDNN likes to split over the threads of OpenMP.
   Context ctx;
   const int before = omp_get_max_threads();
-  for (const Types types : kTypes)
+  for (const ProductTypes& types : kTypes)
     for (const Shape& extents :
          std::vector<Shape>{{257, 130, 2051}, {64, 64, 16384}, {515, 771, 33}}) {
       const Tensor a = operand(ctx, extents[0], extents[2], types.operand, 1, 1);
@@ -146,15 +111,7 @@ TEST(Matmul, LeavesTheThreadCountOfTheProgramAlone) {
 
 TEST(Matmul, HandlesEmptyExtents) {
   Context ctx;
-  for (const Types types : kTypes) {
-    matmul(ctx, ctx.empty({0, 5}, types.operand), ctx.empty({5, 3}, types.operand),
-           ctx.empty({0, 3}, types.result));
-    const Tensor c = operand(ctx, 4, 3, types.result, 0, 1), before = c.clone();
-    matmul(ctx, ctx.empty({4, 0}, types.operand), ctx.empty({0, 3}, types.operand), c, true);
-    EXPECT_TRUE(bitwise_equal(c, before));
-    matmul(ctx, ctx.empty({4, 0}, types.operand), ctx.empty({0, 3}, types.operand), c);
-    EXPECT_EQ(relative_rms(c, ctx.zeros({4, 3}, types.result)), 0.0);
-  }
+  for (const ProductTypes& types : kTypes) testing::check_empty_matmul(ctx, types);
 }
 
 TEST(Matmul, RefusesWrongShapesTypesAndStrides) {

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 
-#include "runtime/gpu.h"
 #include "runtime/ops/matmul.h"
 #include "tests/support/expect_error.h"
-#include "tests/support/gradient_check.h"
+#include "tests/support/gpu_check.h"
+#include "tests/support/matmul_check.h"
 #include "tests/support/matrix_check.h"
 #include "tests/support/op_check.h"
 
@@ -14,35 +14,23 @@ namespace longship {
 namespace {
 
 using testing::bitwise_equal;
+using testing::on_host;
 using testing::operand;
+using testing::poisoned_gpu;
 using testing::product_error;
-using testing::random_tensor;
+using testing::ProductTypes;
 using testing::reference_product;
-using testing::relative_rms;
 using testing::value_at;
 
-struct Types {
-  DType operand, result;
-};
-constexpr Types kTypes[] = {
+constexpr ProductTypes kTypes[] = {
     {DType::kF32, DType::kF32}, {DType::kBF16, DType::kBF16}, {DType::kBF16, DType::kF32}};
 
 // TF32 would keep 10 bits of an fp32 operand, with errors near 3e-4. Tensor cores, which multiply
 // bf16, cut off the last bits of their fp32 sums instead of rounding them.
-double bound(const Types& types, int64_t K) {
+double bound(const ProductTypes& types, int64_t K) {
   if (types.result == DType::kBF16) return 3e-3;
   const double longer = std::max(1.0, static_cast<double>(K) / 1024);
   return (types.operand == DType::kF32 ? 1e-6 : 4e-6) * longer;
-}
-
-Context poisoned_gpu() {
-  const Context ctx = gpu_context(0);
-  ctx.memory->set_poison(true);
-  return ctx;
-}
-
-Tensor on_host(const Tensor& tensor) {
-  return tensor.to(std::make_shared<Memory>());
 }
 
 TEST(MatmulOnGpu, EqualsTheDefinitionForEveryTypeShapeAndLayout) {
@@ -50,25 +38,15 @@ TEST(MatmulOnGpu, EqualsTheDefinitionForEveryTypeShapeAndLayout) {
   const std::vector<Shape> extents_MNK = {{1, 1, 1},     {1, 257, 3},    {3, 1, 255},
                                           {2, 3, 1},     {17, 33, 65},   {129, 130, 7},
                                           {128, 64, 96}, {256, 136, 64}, {150, 63, 71}};
-  for (const Types types : kTypes)
+  for (const ProductTypes& types : kTypes)
     for (const Shape& extents : extents_MNK)
       for (int layouts = 0; layouts < 27; ++layouts)
-        for (const bool accumulate : {false, true}) {
-          const int64_t M = extents[0], N = extents[1], K = extents[2];
-          const Tensor a = operand(gpu, M, K, types.operand, layouts % 3, 1);
-          const Tensor b = operand(gpu, K, N, types.operand, layouts / 3 % 3, 2);
-          const Tensor c = operand(gpu, M, N, types.result, layouts / 9, 3);
-          const Tensor expected = reference_product(a, b, accumulate ? c : Tensor());
-          matmul(gpu, a, b, c, accumulate);
-          ASSERT_LE(product_error(c, expected, K), bound(types, K))
-              << dtype_name(types.operand) << " to " << dtype_name(types.result) << " "
-              << shape_string(extents) << " layouts " << layouts << " accumulate " << accumulate;
-        }
+        testing::check_matmul(gpu, types, extents, layouts, bound(types, extents[2]));
 }
 
 TEST(MatmulOnGpu, EqualsTheDefinitionForLargeMatricesAndLongSums) {
   const Context gpu = poisoned_gpu();
-  for (const Types types : kTypes)
+  for (const ProductTypes& types : kTypes)
     for (const Shape& extents : std::vector<Shape>{
              {700, 41, 70}, {515, 299, 33}, {512, 384, 256}, {64, 64, 16384}, {129, 65, 20001}}) {
       const int64_t M = extents[0], N = extents[1], K = extents[2];
@@ -100,30 +78,10 @@ TEST(MatmulOnGpu, MultipliesFp32InFullPrecision) {
 
 TEST(MatmulOnGpu, AddsABiasAndAResidualOfAnyStride) {
   const Context gpu = poisoned_gpu();
-  for (const Types types : kTypes)
+  for (const ProductTypes& types : kTypes)
     for (const Shape& extents : std::vector<Shape>{{37, 21, 19}, {128, 64, 32}, {1, 5, 9}})
-      for (const int layout : {0, 2}) {
-        const int64_t M = extents[0], N = extents[1], K = extents[2];
-        const Tensor a = operand(gpu, M, K, types.operand, 0, 1);
-        const Tensor b = operand(gpu, K, N, types.operand, 1, 2);
-        const Tensor residual = operand(gpu, M, N, types.result, layout, 3);
-        const Tensor bias_N = operand(gpu, 1, N, types.result, 0, 4).reshape({N});
-        const Tensor start = Tensor::zeros(std::make_shared<Memory>(), {M, N}, DType::kF64);
-        for (int64_t m = 0; m < M; ++m)
-          start.slice(0, m, 1).copy_from(on_host(bias_N).to(DType::kF64).reshape({1, N}));
-        const Tensor c = gpu.empty({M, N}, types.result);
-        const std::string name = fmt::format("{} to {} {}", dtype_name(types.operand),
-                                             dtype_name(types.result), shape_string(extents));
-        matmul_add(gpu, a, b, {bias_N, {}}, c);
-        EXPECT_LE(product_error(c, reference_product(a, b, start), K), bound(types, K)) << name;
-        matmul_add(gpu, a, b, {{}, residual}, c);
-        EXPECT_LE(product_error(c, reference_product(a, b, residual), K), bound(types, K)) << name;
-        const Tensor host_residual = on_host(residual);
-        for (int64_t i = 0; i < M * N; ++i)
-          start.data<double>()[i] += value_at(host_residual, i / N, i % N);
-        matmul_add(gpu, a, b, {bias_N, residual}, c);
-        EXPECT_LE(product_error(c, reference_product(a, b, start), K), bound(types, K)) << name;
-      }
+      for (const int layout : {0, 2})
+        testing::check_matmul_add(gpu, types, extents, layout, bound(types, extents[2]));
 }
 
 TEST(MatmulOnGpu, RoundsOnceWithAResidual) {
@@ -141,38 +99,16 @@ TEST(MatmulOnGpu, RoundsOnceWithAResidual) {
 
 TEST(MatmulOnGpu, WritesNothingAroundASlice) {
   const Context gpu = poisoned_gpu();
-  for (const Types types : kTypes) {
-    const Tensor whole = gpu.zeros({37, 41}, types.result);
-    const Tensor a = operand(gpu, 33, 19, types.operand, 0, 1);
-    const Tensor b = operand(gpu, 19, 35, types.operand, 0, 2);
-    matmul(gpu, a, b, whole.slice(0, 2, 33).slice(1, 3, 35));
-    const Tensor found = on_host(whole);
-    for (int64_t row = 0; row < 37; ++row)
-      for (int64_t column = 0; column < 41; ++column) {
-        const bool inside = row >= 2 && row < 35 && column >= 3 && column < 38;
-        EXPECT_EQ(value_at(found, row, column) != 0.0, inside) << row << ", " << column;
-      }
-  }
+  for (const ProductTypes& types : kTypes) testing::check_matmul_into_slice(gpu, types);
 }
 
 TEST(MatmulOnGpu, HandlesEmptyExtents) {
   const Context gpu = poisoned_gpu();
-  for (const Types types : kTypes) {
-    matmul(gpu, gpu.empty({0, 5}, types.operand), gpu.empty({5, 3}, types.operand),
-           gpu.empty({0, 3}, types.result));
-    const Tensor c = operand(gpu, 4, 3, types.result, 0, 1), before = on_host(c).clone();
-    const Tensor a = gpu.empty({4, 0}, types.operand), b = gpu.empty({0, 3}, types.operand);
-    matmul(gpu, a, b, c, true);
-    EXPECT_TRUE(bitwise_equal(on_host(c), before));
-    matmul_add(gpu, a, b, {{}, before.to(gpu.memory)}, c);
-    EXPECT_TRUE(bitwise_equal(on_host(c), before));
-    matmul(gpu, a, b, c);
-    EXPECT_EQ(relative_rms(on_host(c), Tensor::zeros(before.memory(), {4, 3}, types.result)), 0.0);
-  }
+  for (const ProductTypes& types : kTypes) testing::check_empty_matmul(gpu, types);
 }
 
 TEST(MatmulOnGpu, GivesTheSameBitsAgain) {
-  for (const Types types : kTypes)
+  for (const ProductTypes& types : kTypes)
     for (const Shape& extents :
          std::vector<Shape>{{257, 130, 2051}, {64, 64, 16384}, {512, 2048, 4096}}) {
       Tensor first;

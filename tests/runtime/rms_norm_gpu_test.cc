@@ -3,18 +3,18 @@
 
 #include <cmath>
 
-#include "runtime/gpu.h"
 #include "runtime/ops/add.h"
 #include "runtime/ops/rms_norm.h"
 #include "runtime/ops/scale.h"
 #include "tests/support/expect_error.h"
-#include "tests/support/gradient_check.h"
+#include "tests/support/gpu_check.h"
 #include "tests/support/op_check.h"
 
 namespace longship {
 namespace {
 
 using testing::bitwise_equal;
+using testing::poisoned_gpu;
 using testing::random_tensor;
 using testing::relative_rms;
 
@@ -57,12 +57,6 @@ Result run(Context ctx, const Case& c, DType dtype, Wanted wanted = {}) {
   if (wanted.dx) result.dx_RD = x.gradient()->sum().to(host);
   if (wanted.dweight) result.dweight_D = weight.gradient()->sum().to(host);
   return result;
-}
-
-Context poisoned_gpu() {
-  const Context ctx = gpu_context(0);
-  ctx.memory->set_poison(true);
-  return ctx;
 }
 
 // Root mean square of dy w rstd, the terms that dx is the difference of: with one feature they are

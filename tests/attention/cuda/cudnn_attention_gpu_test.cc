@@ -6,9 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "runtime/gpu.h"
 #include "tests/support/expect_error.h"
-#include "tests/support/gradient_check.h"
+#include "tests/support/gpu_check.h"
 #include "tests/support/op_check.h"
 #include "tests/support/plain_calls.h"
 
@@ -18,6 +17,7 @@ namespace {
 using testing::bitwise_equal;
 using testing::expect_error;
 using testing::PlainCalls;
+using testing::poisoned_gpu;
 using testing::random_tensor;
 
 // What is in rows that a call leaves alone.
@@ -26,12 +26,6 @@ constexpr double kUntouched = 7;
 struct Heads {
   int64_t H = 2, K = 1, D = 64, V = 64;
 };
-
-Context poisoned_gpu() {
-  const Context ctx = gpu_context(0);
-  ctx.memory->set_poison(true);
-  return ctx;
-}
 
 Tensor filled(const Context& ctx, Shape shape, DType dtype) {
   const Tensor tensor = Tensor::empty(std::make_shared<Memory>(), std::move(shape), DType::kF64);
