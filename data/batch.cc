@@ -1,6 +1,5 @@
 #include "data/batch.h"
 
-#include <numeric>
 #include <utility>
 
 #include "runtime/error.h"

@@ -1,6 +1,5 @@
 #include "launch/agreement.h"
 
-#include <optional>
 #include <vector>
 
 #include "runtime/error.h"

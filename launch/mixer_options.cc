@@ -1,7 +1,6 @@
 #include "launch/mixer_options.h"
 
 #include <algorithm>
-#include <span>
 #include <string_view>
 
 #include "runtime/error.h"

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
-#include <span>
 
 #include "attention/call_launch.h"
 #include "attention/cuda/cudnn_graph.h"

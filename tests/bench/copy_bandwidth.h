@@ -1,9 +1,7 @@
 // What memory can deliver at most: the other bound that benchmarks of attention compare with.
 #pragma once
 
-#include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "runtime/context.h"
 #include "runtime/parallel_for.h"

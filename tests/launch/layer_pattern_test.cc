@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-
 #include "runtime/error.h"
 #include "runtime/random.h"
 #include "tests/support/expect_error.h"

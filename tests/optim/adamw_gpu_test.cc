@@ -1,7 +1,6 @@
 // AdamW on a GPU, one launch for all tensors, against the CPU's in fp64.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <limits>
 
 #include "optim/adamw.h"

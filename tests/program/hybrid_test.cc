@@ -1,7 +1,6 @@
 // Hybrid stacks, as a user meets them: trained, resumed, evaluated, inspected, and refused.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>

@@ -1,7 +1,6 @@
 // The verbs on a GPU, as a user meets them.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>

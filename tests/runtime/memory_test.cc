@@ -4,7 +4,6 @@
 
 #include <cstring>
 #include <limits>
-#include <set>
 #include <thread>
 #include <vector>
 
