@@ -112,6 +112,17 @@ __device__ void store_elements(const float (&values)[kSize], T* to) {
   }
 }
 
+// store_elements() to global memory for kernels in which the compiler makes four stores of one.
+template <class T, int kSize>
+__device__ void store_elements_whole(const float (&values)[kSize], T* to) {
+  using Vector = Vector16<T>;
+  if constexpr (kSize == Vector::kSize) {
+    __stwb(reinterpret_cast<uint4*>(to), Vector::pack(values).words);
+  } else {
+    store_elements(values, to);
+  }
+}
+
 // to[i] += values[i], where load_elements() and store_elements() may be used.
 template <int kSize>
 __device__ void add_elements_to(float* to, const float (&values)[kSize]) {

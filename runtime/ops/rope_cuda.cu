@@ -1,6 +1,8 @@
 // T tokens, H heads, D head size, R rotated features (cos_TR and sin_TR hold R/2 pairs).
 #include "runtime/ops/rope_cuda.h"
 
+#include <bit>
+
 #include "runtime/cuda/cuda_error.h"
 #include "runtime/cuda/row_lanes.cuh"
 
@@ -28,20 +30,26 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A thread has kSize features of kHeads heads of a token, and reads those that they turn with
-// beside them, which other threads of its warp have. So warps read and write whole lines of memory
-// even where half a head is shorter than a line.
-template <class T, int kSize>
-__global__ void __launch_bounds__(kThreads, 3) rope_kernel(const __grid_constant__ RopeCuda op) {
+// A thread has kSize features of kHeads heads of a token, so that warps read and write whole lines
+// of memory even where half a head is shorter than a line. The features that they turn with come
+// from the lane that has them, if kExchanges: D / kSize is a power of two up to 32. Otherwise they
+// are read beside them.
+template <class T, int kSize, bool kExchanges>
+__global__ void __launch_bounds__(kThreads, kExchanges ? 4 : 3)
+    rope_kernel(const __grid_constant__ RopeCuda op) {
   const int64_t H = op.num_heads, D = op.head_size;
   const uint64_t parts = D / kSize, head_groups = (H + kHeads - 1) / kHeads;
   const uint64_t count = op.num_tokens * head_groups * parts;
   const uint64_t step = uint64_t{gridDim.x} * kThreads;
-  for (uint64_t n = uint64_t{blockIdx.x} * kThreads + threadIdx.x; n < count; n += step) {
-    const uint64_t token_group = n / parts;
-    const int64_t d = static_cast<int64_t>(n - token_group * parts) * kSize;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  // All lanes of a warp go on as long as one of them has work.
+  for (uint64_t n = uint64_t{blockIdx.x} * kThreads + threadIdx.x; n - lane < count; n += step) {
+    const bool exists = n < count;
+    const uint64_t item = exists ? n : count - 1;
+    const uint64_t token_group = item / parts;
+    const int64_t d = static_cast<int64_t>(item - token_group * parts) * kSize;
     const int64_t t = static_cast<int64_t>(token_group / head_groups);
-    const int64_t h = static_cast<int64_t>(token_group % head_groups) * kHeads;
+    const int64_t h = static_cast<int64_t>(token_group - t * head_groups) * kHeads;
     const int num_heads = static_cast<int>(min(H - h, int64_t{kHeads}));
     const T* const x = static_cast<const T*>(op.x_THD) + (t * H + h) * D + d;
     T* const y = static_cast<T*>(op.y_THD) + (t * H + h) * D + d;
@@ -50,28 +58,29 @@ __global__ void __launch_bounds__(kThreads, 3) rope_kernel(const __grid_constant
     const bool is_second = feature >= op.num_pairs;
     const int64_t pair = !turns ? 0 : is_second ? feature - op.num_pairs : feature;
     const int64_t distance = !turns ? 0 : is_second ? -op.num_pairs : op.num_pairs;
+    const int other_lane = lane + static_cast<int>(distance / kSize);
     float values[kHeads][kSize], others[kHeads][kSize], cos[kSize], sin[kSize];
-    // The last head again rather than a branch, and unused loads where nothing turns: branches
+    // The last head again rather than a branch, and unused angles where nothing turns: branches
     // would keep loads from running together.
 #pragma unroll
     for (int i = 0; i < kHeads; ++i) {
       const T* const from = x + min(i, num_heads - 1) * D;
       load_elements(from, values[i]);
-      load_elements(from + distance, others[i]);
+      if constexpr (!kExchanges) load_elements(from + distance, others[i]);
     }
     load_elements(op.cos_TR + t * op.num_pairs + pair, cos);
     load_elements(op.sin_TR + t * op.num_pairs + pair, sin);
-    if (turns) {
-      const float sign = is_second ? op.direction : -op.direction;
+    const float sign = is_second ? op.direction : -op.direction;
 #pragma unroll
-      for (int i = 0; i < kHeads; ++i)
+    for (int i = 0; i < kHeads; ++i) {
 #pragma unroll
-        for (int j = 0; j < kSize; ++j)
-          values[i][j] = values[i][j] * cos[j] + others[i][j] * (sign * sin[j]);
+      for (int j = 0; j < kSize; ++j) {
+        if constexpr (kExchanges) others[i][j] = __shfl_sync(0xffffffffu, values[i][j], other_lane);
+        const float turned = values[i][j] * cos[j] + others[i][j] * (sign * sin[j]);
+        values[i][j] = turns ? turned : values[i][j];
+      }
+      if (exists && i < num_heads) store_elements_whole(values[i], y + i * D);
     }
-#pragma unroll
-    for (int i = 0; i < kHeads; ++i)
-      if (i < num_heads) store_elements(values[i], y + i * D);
   }
 }
 
@@ -82,9 +91,11 @@ unsigned blocks_for(int64_t count) {
 
 template <class T, int kSize>
 void rope(const RopeCuda& op, StreamHandle stream) {
-  const int64_t items =
-      op.num_tokens * ((op.num_heads + kHeads - 1) / kHeads) * (op.head_size / kSize);
-  rope_kernel<T, kSize><<<blocks_for(items), kThreads, 0, stream>>>(op);
+  const int64_t parts = op.head_size / kSize;
+  const bool exchanges = parts <= 32 && std::has_single_bit(static_cast<uint64_t>(parts));
+  const auto kernel = exchanges ? rope_kernel<T, kSize, true> : rope_kernel<T, kSize, false>;
+  const int64_t items = op.num_tokens * ((op.num_heads + kHeads - 1) / kHeads) * parts;
+  kernel<<<blocks_for(items), kThreads, 0, stream>>>(op);
 }
 
 }  // namespace
