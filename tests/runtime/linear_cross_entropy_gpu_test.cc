@@ -92,8 +92,16 @@ TEST(LinearCrossEntropyOnGpu, EqualsTheCpuForEveryTypeAndChunk) {
 
 TEST(LinearCrossEntropyOnGpu, EqualsTheCpuForVocabulariesOfModels) {
   const Context gpu = poisoned_gpu();
-  for (const int64_t V : {8191, 8192, 8200, 32000, 50257, 128256, 262144})
+  for (const int64_t V : {8191, 16384, 16385, 32000, 49152, 50257, 128256, 151936, 262144})
     expect_equal_to_cpu(gpu, {21, 16, V}, 16);
+}
+
+// More rows than blocks can hold at a time; the longest are read twice.
+TEST(LinearCrossEntropyOnGpu, EqualsTheCpuWhereRowsFollowEachOther) {
+  const Context gpu = poisoned_gpu();
+  for (const Size& size : std::vector<Size>{
+           {1201, 8, 515}, {150, 8, 65537}, {90, 8, 128255}, {40, 8, 151936}, {37, 8, 300001}})
+    expect_equal_to_cpu(gpu, size, size.T);
 }
 
 TEST(LinearCrossEntropyOnGpu, StaysExactForLargeLogits) {
@@ -173,7 +181,7 @@ TEST(LinearCrossEntropyOnGpu, ATargetOutsideTheVocabularyMakesTheLossNaN) {
 TEST(TokenCrossEntropyOnGpu, EqualsTheCpu) {
   Context gpu = poisoned_gpu();
   Context cpu;
-  for (const Size& size : std::vector<Size>{{133, 17, 29}, {21, 16, 50257}}) {
+  for (const Size& size : std::vector<Size>{{133, 17, 29}, {21, 16, 50257}, {37, 4, 300001}}) {
     const Problem problem(size);
     for (int64_t t = 0; t < size.T; ++t) {
       int32_t& target = problem.targets_T.data<int32_t>()[t];
