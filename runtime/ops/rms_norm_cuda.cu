@@ -14,7 +14,6 @@ namespace {
 
 constexpr int kMostThreads = 1024;
 constexpr int kColumnThreads = 256;
-constexpr int kSharedRowThreads = 512;  // of a block that holds several rows
 
 // This thread's part of a row; zeros beyond the row, and where there is no such row.
 template <class T, int kVectors>
@@ -32,8 +31,13 @@ struct RowPart {
   }
 };
 
+template <int kVectors>
+constexpr int kBlockThreads = kVectors == 3 ? kRowBlockThreads<3> : kMostThreads;
+template <int kVectors>
+constexpr int kBlocks = kResidentRowThreads<kVectors> / kBlockThreads<kVectors>;
+
 template <class T, int kVectors>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
     forward_kernel(const __grid_constant__ RmsNormForwardCuda op, int threads_per_row) {
   using Vector = Vector16<T>;
   using Part = RowPart<T, kVectors>;
@@ -90,13 +94,13 @@ __global__ void __launch_bounds__(kMostThreads)
 // With w = weight + shift: dx = rstd (w dy - xhat mean(w dy xhat)) + other, if kAdds, and
 // partials[block] = sum over its rows of dy xhat, with xhat = x rstd.
 template <class T, int kVectors, bool kAdds>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
     backward_kernel(const __grid_constant__ RmsNormBackwardCuda op, int threads_per_row) {
   using Vector = Vector16<T>;
   using Part = RowPart<T, kVectors>;
   constexpr int kSize = Vector::kSize;
   __shared__ float scratch[2][32];
-  alignas(16) __shared__ float sums[kSharedRowThreads * kVectors * kSize];
+  alignas(16) __shared__ float sums[kRowBlockThreads<kVectors> * kVectors * kSize];
   const int64_t R = op.num_rows;
   const int D = static_cast<int>(op.num_features);
   const int lane = static_cast<int>(threadIdx.x) % threads_per_row;
@@ -325,12 +329,20 @@ void forward(const RmsNormForwardCuda& op, StreamHandle stream) {
   if (!aligned || groups.vectors_per_thread == 0) {
     launch_wide(op, aligned, wide_forward_kernel<T, Vector16<T>::kSize>, wide_forward_kernel<T, 1>,
                 stream);
-  } else if (groups.vectors_per_thread == 1) {
-    forward_kernel<T, 1><<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
   } else {
-    forward_kernel<T, 2><<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
+    const auto kernel = groups.vectors_per_thread == 1   ? forward_kernel<T, 1>
+                        : groups.vectors_per_thread == 2 ? forward_kernel<T, 2>
+                                                         : forward_kernel<T, 3>;
+    kernel<<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
   }
   check_launch("rms_norm forward");
+}
+
+template <class T, bool kAdds>
+auto row_backward(int vectors_per_thread) {
+  return vectors_per_thread == 1   ? backward_kernel<T, 1, kAdds>
+         : vectors_per_thread == 2 ? backward_kernel<T, 2, kAdds>
+                                   : backward_kernel<T, 3, kAdds>;
 }
 
 template <class T>
@@ -350,10 +362,8 @@ void backward(const RmsNormBackwardCuda& op, StreamHandle stream) {
       wide_weight_gradient_kernel<T><<<grid, kColumnThreads, 0, stream>>>(op);
     }
   } else {
-    const bool adds = op.other_RD != nullptr;
-    const auto kernel = groups.vectors_per_thread == 1
-                            ? (adds ? backward_kernel<T, 1, true> : backward_kernel<T, 1, false>)
-                            : (adds ? backward_kernel<T, 2, true> : backward_kernel<T, 2, false>);
+    const auto kernel = op.other_RD != nullptr ? row_backward<T, true>(groups.vectors_per_thread)
+                                               : row_backward<T, false>(groups.vectors_per_thread);
     kernel<<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
   }
   check_launch("rms_norm backward");

@@ -107,8 +107,8 @@ void expect_equal_to_cpu(const Context& gpu, const Case& c, bool zero_centered =
 TEST(RmsNormOnGpu, EqualsTheCpuAtEverySize) {
   const Context gpu = poisoned_gpu();
   uint64_t seed = 100;
-  for (int64_t D : {1, 7, 64, 72, 96, 128, 192, 256, 264, 1000, 1021, 2048, 4096, 5120, 8192, 16384,
-                    16392, 20000})
+  for (int64_t D : {1,   7,    64,   72,   96,   128,  192,  256,  264,  384,   520,   576,  768,
+                    776, 1000, 1021, 1536, 2048, 3072, 4096, 5120, 8192, 16384, 16392, 20000})
     for (int64_t R : {1, 2, 67}) expect_equal_to_cpu(gpu, Case(R, D, seed += 3));
 }
 
@@ -119,6 +119,9 @@ TEST(RmsNormOnGpu, EqualsTheCpuOverManyRows) {
   expect_equal_to_cpu(gpu, Case(10001, 256, 3));
   expect_equal_to_cpu(gpu, Case(1301, 2048, 4));
   expect_equal_to_cpu(gpu, Case(301, 16384, 5));
+  expect_equal_to_cpu(gpu, Case(10001, 576, 11));
+  expect_equal_to_cpu(gpu, Case(2003, 1536, 13));
+  expect_equal_to_cpu(gpu, Case(601, 5120, 14));
 }
 
 TEST(RmsNormOnGpu, EqualsTheCpuWithoutRowsAndPerHead) {
