@@ -11,39 +11,45 @@ constexpr int kRows = 4;    // of a thread of the kernel that adds, at a time
 constexpr int kHeads = 32;  // of a block of the kernels that sum
 constexpr int kSlices = 8;  // of its tokens
 
+// Lane r finds what the r-th row of the group keeps of itself: there are at least kRows lanes. Rows
+// beyond the last one are the last one again, and nothing comes of them: branches would keep loads
+// from running together.
 template <class O, int kSize>
 __global__ void __launch_bounds__(RowLanes::kThreads)
     add_kernel(const __grid_constant__ AddSinkLogitCuda op, int num_lanes) {
-  const int64_t V = op.row_length;
-  for_each_lane_rows<kRows>(op.num_rows, num_lanes, [&](const int64_t(&rows)[kRows], int lane) {
-    float lse[kRows], sink[kRows], keep[kRows];
+  const int64_t V = op.row_length, R = op.num_rows;
+  for_each_lane_rows<kRows>(R, num_lanes, [&](const int64_t(&rows)[kRows], int lane) {
+    const int64_t own = rows[0] + min(lane, kRows - 1) * (rows[1] - rows[0]);
+    const float lse = op.lse_R[min(own, R - 1)];
+    const float sink = op.sink_H[min(own, R - 1) % op.num_heads];
+    O* o_V[kRows];
+    float o[kRows][kSize];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const bool exists = rows[r] < op.num_rows;
-      lse[r] = exists ? op.lse_R[rows[r]] : -INFINITY;
-      sink[r] = exists ? op.sink_H[rows[r] % op.num_heads] : -INFINITY;
+      o_V[r] = static_cast<O*>(op.o_RV) + min(rows[r], R - 1) * V;
+      load_elements(o_V[r] + min(int64_t{lane} * kSize, V - kSize), o[r]);
     }
-    __syncwarp(lane_group(num_lanes));  // all have read what lane 0 replaces
-    bool changes[kRows];
+    const bool changes = sink != -INFINITY && lse != -INFINITY;
+    const float ratio = changes ? expf(-fabsf(lse - sink)) : 0;
+    const float kept = changes ? __fdividef(lse > sink ? 1.0f : ratio, 1 + ratio) : 1.0f;
+    if (lane < kRows && own < R && sink != -INFINITY)
+      op.lse_R[own] = fmaxf(lse, sink) + log1pf(ratio);
+    float keep[kRows];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      changes[r] = sink[r] != -INFINITY && lse[r] != -INFINITY;
-      const float ratio = changes[r] ? expf(-fabsf(lse[r] - sink[r])) : 0;
-      keep[r] = (lse[r] > sink[r] ? 1.0f : ratio) / (1 + ratio);
-      if (lane == 0 && sink[r] != -INFINITY)
-        op.lse_R[rows[r]] = fmaxf(lse[r], sink[r]) + log1pf(ratio);
-    }
-    for (int64_t v = lane * kSize; v < V; v += num_lanes * kSize) {
-      float o[kRows][kSize] = {};
-#pragma unroll
-      for (int r = 0; r < kRows; ++r)
-        if (changes[r]) load_elements(static_cast<const O*>(op.o_RV) + rows[r] * V + v, o[r]);
+    for (int r = 0; r < kRows; ++r)
+      keep[r] = __shfl_sync(lane_group(num_lanes), kept, r, num_lanes);
+    int64_t v = int64_t{lane} * kSize;
+    while (v < V) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
 #pragma unroll
         for (int i = 0; i < kSize; ++i) o[r][i] *= keep[r];
-        if (changes[r]) store_elements(o[r], static_cast<O*>(op.o_RV) + rows[r] * V + v);
+        if (rows[r] < R) store_elements(o[r], o_V[r] + v);
       }
+      v += num_lanes * kSize;
+      if (v >= V) break;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) load_elements(o_V[r] + v, o[r]);
     }
   });
 }
@@ -94,14 +100,16 @@ void add_sink_logit_cuda(const AddSinkLogitCuda& op, StreamHandle stream) {
   if (op.num_rows == 0) return;
   dispatch_cuda_dtype(op.o_dtype, [&](auto tag) {
     using O = decltype(tag);
-    if (has_whole_lanes(op.row_length, {op.o_RV})) {
-      constexpr int kSize = kSharedLaneElements<O>;
-      const RowLanes lanes(op.num_rows, op.row_length, kSize, kRows);
+    auto launch = [&]<int kSize>(std::integral_constant<int, kSize>) {
+      const int64_t lane_elements = std::max<int64_t>(op.row_length, kRows * kSize);
+      const RowLanes lanes(op.num_rows, lane_elements, kSize, kRows);
       add_kernel<O, kSize>
           <<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
+    };
+    if (has_whole_lanes(op.row_length, {op.o_RV})) {
+      launch(std::integral_constant<int, kSharedLaneElements<O>>{});
     } else {
-      const RowLanes lanes(op.num_rows, op.row_length, 1, kRows);
-      add_kernel<O, 1><<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
+      launch(std::integral_constant<int, 1>{});
     }
   });
   check_launch("add_sink_logit");

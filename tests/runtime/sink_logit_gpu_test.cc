@@ -19,8 +19,8 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 TEST(SinkLogitOnGpu, EqualsTheCpuForwardAndBackward) {
   const Context gpu = testing::poisoned_gpu(), cpu;
-  const Shape shapes[] = {{67, 4, 128}, {67, 33, 64}, {31, 2, 96},  {13, 3, 5},
-                          {1, 1, 1},    {0, 2, 64},   {3001, 5, 64}};
+  const Shape shapes[] = {{67, 4, 128}, {67, 33, 64},  {31, 2, 96}, {13, 3, 5},  {1, 1, 1},
+                          {0, 2, 64},   {3001, 5, 64}, {7, 3, 8},   {33, 2, 576}};
   for (const Shape& shape : shapes) {
     const int64_t T = shape[0], H = shape[1];
     const Tensor sink = bf16_values({H}, 1, 2.0), delta = bf16_values({T, H}, 4);
