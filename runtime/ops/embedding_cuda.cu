@@ -6,7 +6,7 @@
 #include <cub/device/device_radix_sort.cuh>
 
 #include "runtime/cuda/cuda_error.h"
-#include "runtime/cuda/vector16.cuh"
+#include "runtime/cuda/row_lanes.cuh"
 
 namespace longship {
 namespace {
@@ -111,30 +111,37 @@ __global__ void __launch_bounds__(kThreads)
   if (column >= E) return;
   const T* const dy = static_cast<const T*>(op.dy_TE) + column;
   float* const partial = op.partials_2CE + int64_t{blockIdx.x} * E + column;
+  const auto began_before = [&](int i) { return ids[0] == ids[i + 1]; };
+  const auto goes_on = [&](int i) { return ids[i + 2] == ids[i + 1]; };
+  const auto is_table_row = [&](int i) {
+    return !began_before(i) && !goes_on(i) && ids[i + 1] < op.num_ids;
+  };
   float sum[kColumns] = {};
-  int run_begin = 0;
   for (int first = 0; first < count; first += kRowsPerThread) {
-    float rows[kRowsPerThread][kColumns];
+    // Rows of the table are on their way together with what is added to them.
+    float rows[kRowsPerThread][kColumns], table[kRowsPerThread][kColumns];
 #pragma unroll
-    for (int r = 0; r < kRowsPerThread; ++r)
-      if (first + r < count) load_elements(dy + tokens[first + r] * E, rows[r]);
+    for (int r = 0; r < kRowsPerThread; ++r) {
+      const int i = min(first + r, count - 1);
+      load_elements(dy + tokens[i] * E, rows[r]);
+      if (is_table_row(i)) load_elements(op.dtable_VE + ids[i + 1] * E + column, table[r]);
+    }
 #pragma unroll
     for (int r = 0; r < kRowsPerThread; ++r) {
       const int i = first + r;
       if (i >= count) break;
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) sum[j] += rows[r][j];
-      const uint32_t id = ids[i + 1];
-      const bool goes_on = ids[i + 2] == id;
-      if (goes_on && i + 1 < count) continue;
-      if (run_begin == 0 && ids[0] == id) {
+      if (goes_on(i) && i + 1 < count) continue;
+      if (began_before(i)) {
         store_elements(sum, partial);
-      } else if (goes_on) {
+      } else if (goes_on(i)) {
         store_elements(sum, partial + gridDim.x * E);
-      } else if (id < op.num_ids) {
-        add_elements_to(op.dtable_VE + id * E + column, sum);
+      } else if (is_table_row(i)) {
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) sum[j] += table[r][j];
+        store_elements(sum, op.dtable_VE + ids[i + 1] * E + column);
       }
-      run_begin = i + 1;
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) sum[j] = 0;
     }
@@ -227,7 +234,7 @@ void embedding_backward_cuda(const EmbeddingBackwardCuda& op, StreamHandle strea
   const SortedTokens sorted = sort_tokens(op, stream);
   dispatch_cuda_dtype(op.dtype, [&](auto tag) {
     using T = decltype(tag);
-    constexpr int kColumns = Vector16<T>::kSize;
+    constexpr int kColumns = kSharedLaneElements<T, float>;
     const bool aligned = op.num_features % kColumns == 0 && is_vector_aligned(op.dy_TE) &&
                          is_vector_aligned(op.dtable_VE) && is_vector_aligned(op.partials_2CE);
     if (aligned) {
