@@ -12,6 +12,7 @@
 #include "optim/gradient_norm.h"
 #include "runtime/ops/accumulate.h"
 #include "runtime/ops/add.h"
+#include "runtime/ops/cross_entropy_rows_cuda.h"
 #include "runtime/ops/embedding.h"
 #include "runtime/ops/merge_partials.h"
 #include "runtime/ops/rms_norm.h"
@@ -199,6 +200,29 @@ void bench_rope(Context ctx, const RateReport& report, int64_t T, int64_t H, int
              bytes);
 }
 
+// Losses and gradients of rows of logits, which bf16 gradients replace.
+void bench_cross_entropy(const Context& ctx, const RateReport& report, int64_t R, int64_t V) {
+  constexpr int64_t kDistinct = 16;
+  const Tensor some_RV = random(ctx, {kDistinct, V}, DType::kF32);
+  const Tensor logits_RV = ctx.empty({R, V}, DType::kF32);
+  const Tensor targets_R = ctx.zeros({R}, DType::kI32), losses_R = ctx.empty({R}, DType::kF32);
+  auto fill = [&] {
+    for (int64_t r = 0; r < R; r += kDistinct) logits_RV.slice(0, r, kDistinct).copy_from(some_RV);
+  };
+  auto rows = [&] {
+    cross_entropy_rows_cuda({.num_rows = R,
+                             .vocab_size = V,
+                             .row_stride = V,
+                             .logits_RV = logits_RV.device_data<float>(),
+                             .targets_R = targets_R.device_data<int32_t>(),
+                             .losses_R = losses_R.device_data<float>(),
+                             .wants_gradients = true,
+                             .gradient_dtype = DType::kBF16},
+                            compute_stream(ctx));
+  };
+  report.add(fmt::format("cross_entropy rows {}x{}", R, V), cold_ms(ctx, fill, rows), R * V * 6);
+}
+
 // What schedules do with partial results: a merge in fp32, the last merge, and the row sums.
 void bench_partials(const Context& ctx, const RateReport& report, int64_t T, int64_t H, int64_t V) {
   const Tensor o = random(ctx, {T, H, V}, DType::kF32), lse = random(ctx, {T, H}, DType::kF32);
@@ -262,9 +286,9 @@ void run(const Context& ctx, bool json) {
                            .json_share = "share_of_copy",
                            .highest = rate},
                           json);
-  const std::pair<int64_t, int64_t> shapes[] = {{1 << 20, 64}, {1 << 20, 128}, {65536, 2048},
-                                                {32768, 4096}, {32768, 5120},  {16384, 8192},
-                                                {8192, 16384}, {4096, 4096}};
+  const std::pair<int64_t, int64_t> shapes[] = {{1 << 20, 64}, {1 << 20, 128}, {65536, 576},
+                                                {65536, 2048}, {32768, 4096},  {32768, 5120},
+                                                {16384, 8192}, {8192, 16384},  {4096, 4096}};
   for (const auto& [R, D] : shapes)
     for (DType dtype : {DType::kBF16, DType::kF32}) bench_rms_norm(ctx, report, R, D, dtype);
   for (DType dtype : {DType::kBF16, DType::kF32}) {
@@ -272,6 +296,8 @@ void run(const Context& ctx, bool json) {
     bench_rope(ctx, report, 32768, 32, 128, dtype);
     bench_rope(ctx, report, 65536, 8, 128, dtype);
   }
+  for (int64_t V : {32000, 49152, 128256, 151936, 262144})
+    bench_cross_entropy(ctx, report, 4096, V);
   bench_partials(ctx, report, 65536, 32, 64);
   bench_partials(ctx, report, 32768, 32, 128);
   bench_partials(ctx, report, 32768, 16, 256);
