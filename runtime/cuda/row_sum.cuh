@@ -4,9 +4,9 @@
 namespace longship {
 
 // The sum over the group of `threads_per_row` neighbouring threads that this thread is in, a power
-// of two up to 32 or a multiple of 32 up to 1024; all of them get it, and always with the same bits.
-// Groups of more than a warp need every thread of the block to call, with `scratch` shared and `parity` alternating from call
-// to call.
+// of two up to 32 or a multiple of 32 up to 1024; all of them get it, always with the same bits.
+// Groups of more than a warp need every thread of the block to call, with `scratch` shared and
+// `parity` alternating from call to call.
 __device__ inline float row_sum(float value, int threads_per_row, float (&scratch)[2][32],
                                 int parity) {
   constexpr unsigned kAll = 0xffffffffu;
