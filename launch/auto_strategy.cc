@@ -11,7 +11,6 @@
 #include "launch/device_peaks.h"
 #include "launch/layers.h"
 #include "launch/run_folder.h"
-#include "runtime/cuda/device_info.h"
 #include "runtime/gpu.h"
 
 namespace longship {
@@ -53,8 +52,7 @@ std::string kept_strategy(const config::Run& run, const std::optional<config::Ru
 double attention_rate(Context& ctx) {
   if (ctx.gpu == nullptr) return measure_attention_rate(ctx);
   constexpr double kUnknownPeak = 1e15;
-  const std::string name = visible_gpus().names.at(static_cast<size_t>(ctx.gpu->device.index));
-  const double peak = device_peaks(name).bf16_flops;
+  const double peak = device_peaks(ctx).bf16_flops;
   return 0.6 * (peak > 0 ? peak : kUnknownPeak);
 }
 

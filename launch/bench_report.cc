@@ -7,10 +7,11 @@
 namespace longship {
 namespace {
 
-nlohmann::ordered_json versions(const CudaInfo& info, std::string_view gpu_name) {
+nlohmann::ordered_json versions(const Context& ctx) {
   nlohmann::ordered_json all{{"longship", LONGSHIP_VERSION}, {"compiler", __VERSION__}};
-  if (gpu_name.empty()) return all;
-  all["gpu"] = gpu_name;
+  if (ctx.gpu == nullptr) return all;
+  const CudaInfo info = cuda_info();
+  all["gpu"] = gpu_name(ctx.gpu->device.index);
   all["cuda"] = info.runtime_version;
   all["driver"] = info.driver_version;
   all["cudnn"] = info.cudnn_version;
@@ -18,20 +19,15 @@ nlohmann::ordered_json versions(const CudaInfo& info, std::string_view gpu_name)
   return all;
 }
 
-std::string gpu_name_of(const Job& job, const CudaInfo& info) {
-  if (job.ctx.gpu == nullptr) return "";
-  return info.gpus.at(static_cast<size_t>(job.ctx.gpu->device.index)).name;
-}
-
 }  // namespace
 
 BenchReport::BenchReport(const Job& job, std::string json_path, std::string command)
-    : job_(job), json_path_(std::move(json_path)), command_(std::move(command)) {
-  const CudaInfo info = cuda_info();
-  const std::string gpu_name = gpu_name_of(job, info);
+    : job_(job),
+      peaks_(device_peaks(job.ctx)),
+      versions_(versions(job.ctx)),
+      json_path_(std::move(json_path)),
+      command_(std::move(command)) {
   if (job.world.size() > 1) command_ = fmt::format("mpirun -n {} {}", job.world.size(), command_);
-  peaks_ = device_peaks(gpu_name);
-  versions_ = versions(info, gpu_name);
 }
 
 void BenchReport::add(const BenchCase& result) {

@@ -2,6 +2,9 @@
 
 #include <array>
 
+#include "runtime/cuda/device_info.h"
+#include "runtime/gpu.h"
+
 namespace longship {
 namespace {
 
@@ -25,6 +28,10 @@ DevicePeaks device_peaks(std::string_view gpu_name) {
   for (const Entry& entry : kEntries)
     if (gpu_name.find(entry.part_of_name) != std::string_view::npos) return entry.peaks;
   return {};
+}
+
+DevicePeaks device_peaks(const Context& ctx) {
+  return ctx.gpu == nullptr ? DevicePeaks() : device_peaks(gpu_name(ctx.gpu->device.index));
 }
 
 }  // namespace longship

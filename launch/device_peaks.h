@@ -3,6 +3,8 @@
 
 #include <string_view>
 
+#include "runtime/context.h"
+
 namespace longship {
 
 // 0 = not known.
@@ -14,5 +16,8 @@ struct DevicePeaks {
 
 // `gpu_name` as the driver gives it, such as "NVIDIA H200". All 0 for GPUs that are not listed.
 DevicePeaks device_peaks(std::string_view gpu_name);
+
+// Of the GPU that `ctx` runs on; all 0 on the CPU.
+DevicePeaks device_peaks(const Context& ctx);
 
 }  // namespace longship

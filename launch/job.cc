@@ -61,9 +61,7 @@ void Job::use_gpu(double timeout_s) {
   on_gpu.deterministic = ctx.deterministic;
   ctx = on_gpu;
   world = gpu->world();
-  device =
-      fmt::format("{}, {}", visible_gpus().names.at(static_cast<size_t>(ctx.gpu->device.index)),
-                  gpu->transports());
+  device = fmt::format("{}, {}", gpu_name(ctx.gpu->device.index), gpu->transports());
 }
 
 void Job::say(const std::string& line) const {

@@ -99,9 +99,8 @@ LearningRateSchedule make_schedule(const config::Run& run) {
 // FLOP/s that the device of a rank reaches at best, if that is known.
 std::optional<double> peak_flops(const Job& job, const config::Run& run) {
   if (run.telemetry().peak_tflops() > 0) return 1e12 * run.telemetry().peak_tflops();
-  const double peak = device_peaks(job.device).bf16_flops;
-  const bool is_known =
-      peak > 0 && job.ctx.gpu != nullptr && run.train().precision() == config::Train::BF16;
+  const double peak = device_peaks(job.ctx).bf16_flops;
+  const bool is_known = peak > 0 && run.train().precision() == config::Train::BF16;
   return is_known ? std::optional(peak) : std::nullopt;
 }
 

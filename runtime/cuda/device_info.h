@@ -36,4 +36,9 @@ struct VisibleGpus {
 };
 VisibleGpus visible_gpus();
 
+// Of one that is there, as the driver gives it: "NVIDIA H200".
+inline std::string gpu_name(int ordinal) {
+  return visible_gpus().names.at(static_cast<size_t>(ordinal));
+}
+
 }  // namespace longship

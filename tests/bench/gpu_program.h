@@ -54,13 +54,12 @@ class RateReport {
 
 // Operations, against the rate in bf16 of the data sheet of the GPU of `ctx`.
 inline RateReport flops_report(const Context& ctx, bool json) {
-  const std::string name = visible_gpus().names.at(static_cast<size_t>(ctx.gpu->device.index));
   return RateReport({.unit = "TFLOP/s",
                      .json_unit = "tflop_per_s",
                      .in_unit = 1e12,
                      .bound = "of peak",
                      .json_share = "share_of_peak",
-                     .highest = device_peaks(name).bf16_flops},
+                     .highest = device_peaks(ctx).bf16_flops},
                     json);
 }
 
@@ -75,7 +74,7 @@ int run_gpu_program(CLI::App& app, int argc, char** argv, const Body& body) {
   return guarded_main([&] {
     const Context ctx = gpu_context(ordinal);
     if (!json)
-      std::printf("%s, CUDA %s\n\n", visible_gpus().names.at(static_cast<size_t>(ordinal)).c_str(),
+      std::printf("%s, CUDA %s\n\n", gpu_name(ordinal).c_str(),
                   cuda_info().runtime_version.c_str());
     body(ctx, json);
     return 0;
