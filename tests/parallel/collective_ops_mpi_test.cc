@@ -8,7 +8,6 @@
 #include <cmath>
 #include <functional>
 
-#include "runtime/random.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 

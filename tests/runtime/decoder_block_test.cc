@@ -8,7 +8,6 @@
 #include "runtime/ops/add.h"
 #include "runtime/ops/scale.h"
 #include "tests/support/gradient_check.h"
-#include "tests/support/op_check.h"
 
 namespace longship {
 namespace {

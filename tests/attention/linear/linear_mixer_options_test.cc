@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "attention/linear/linear_mixer.h"
-#include "attention/linear/linear_schedule.h"
 #include "tests/attention/linear/linear_mixer_variants.h"
 #include "tests/support/expect_error.h"
 
