@@ -7,9 +7,9 @@
 
 #include "attention/softmax_cpu.h"
 #include "attention/softmax_mixer.h"
-#include "parallel/gradient_reduction.h"
 #include "tests/support/model_step.h"
 #include "tests/support/mpi_main.h"
+#include "tests/support/noting_softmax.h"
 #include "tests/support/op_check.h"
 
 namespace longship {
@@ -17,36 +17,17 @@ namespace {
 
 using testing::bitwise_equal;
 using testing::make_sample;
+using testing::NotingSoftmax;
 using testing::Sample;
 using testing::world;
 
 constexpr int kNumLayers = 3;
 
-// Counts the calls of the kernel that it stands before.
-class CountingKernel final : public SoftmaxBlock {
- public:
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
-                             DType o_dtype) const override {
-    ++num_forward;
-    return kernel_.forward(ctx, input, mask, o_dtype);
-  }
-  void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
-                const SoftmaxBlockBackward& gradients) const override {
-    ++num_backward;
-    kernel_.backward(ctx, input, mask, gradients);
-  }
-
-  mutable int num_forward = 0, num_backward = 0;
-
- private:
-  SoftmaxCpu kernel_;
-};
-
 using MakeSchedule = std::unique_ptr<SoftmaxSchedule> (*)(const SoftmaxBlock& kernel);
 
 struct Outcome {
-  std::vector<Tensor> tensors;  // loss, then gradients
-  int num_forward = 0, num_backward = 0;
+  std::vector<Tensor> tensors;                // loss, then gradients
+  int64_t num_forward = 0, num_backward = 0;  // blocks
   int64_t forward_bytes = 0;  // sent by all ranks under the label of the strategy's forward
   int64_t peak_bytes = 0;
 };
@@ -61,7 +42,8 @@ Outcome run(const std::string& strategy, MakeSchedule make_schedule, Recompute l
                                .init_std = 0.2,
                                .recompute = level,
                                .loss_chunk_tokens = 16};
-  const CountingKernel kernel;
+  const SoftmaxCpu cpu;
+  const NotingSoftmax kernel(cpu);
   const std::shared_ptr<const SoftmaxSchedule> schedule = make_schedule(kernel);
   const auto angles = std::make_shared<SharedRopeAngles>();
   const MixerFactory make_mixer = [&](int64_t, const std::string& prefix,
@@ -99,8 +81,8 @@ Outcome run(const std::string& strategy, MakeSchedule make_schedule, Recompute l
   tape.backward(ctx, loss);
 
   Outcome outcome{.tensors = {loss.value()},
-                  .num_forward = kernel.num_forward,
-                  .num_backward = kernel.num_backward,
+                  .num_forward = std::ssize(kernel.forward_notes),
+                  .num_backward = std::ssize(kernel.backward_notes),
                   .forward_bytes = sent() - bytes_before,
                   .peak_bytes = ctx.memory->peak_bytes() - live};
   for (const Parameter& parameter : parameters.all())

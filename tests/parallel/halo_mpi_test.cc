@@ -9,6 +9,7 @@
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/naive_softmax.h"
+#include "tests/support/noting_softmax.h"
 #include "tests/support/softmax_case.h"
 
 namespace longship {
@@ -21,7 +22,9 @@ using testing::bytes_with_rounding;
 using testing::expect_equal_to_definition;
 using testing::expect_reach_of_tokens;
 using testing::NaiveSoftmax;
+using testing::NotingSoftmax;
 using testing::packed_batches;
+using testing::Pass;
 using testing::PeakBytes;
 using testing::peaks_of;
 using testing::plan_of;
@@ -208,29 +211,15 @@ TEST(Halo, FetchesSinkTokensTheAnchorAndBothSides) {
   EXPECT_EQ(rows_sent({.window = 3, .causal = false}), window + back);
 }
 
-// Keeps the number of query rows of the blocks that it is asked for.
-class RowCountingSoftmax final : public SoftmaxBlock {
- public:
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
-                             DType o_dtype) const override {
-    forward_rows.push_back(input.q_THD.dim(0));
-    return kKernel.forward(ctx, input, mask, o_dtype);
-  }
-  void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
-                const SoftmaxBlockBackward& gradients) const override {
-    backward_rows.push_back(input.q_THD.dim(0));
-    kKernel.backward(ctx, input, mask, gradients);
-  }
-  mutable std::vector<int64_t> forward_rows, backward_rows;
-};
-
 TEST(Halo, ComputesOnlyQueriesThatReachTheHaloASecondTime) {
   Context ctx;
   const int64_t P = world().size(), r = world().rank(), s = 16, window = 5;
   for (Layout layout : kLayouts) {
     const AttentionBatch batch =
         random_batch(ctx, {0, s * P}, {2, 1}, DType::kF32, window_of(window));
-    const RowCountingSoftmax kernel;
+    const NotingSoftmax kernel(kKernel, [](Pass, const SoftmaxBlockInput& input, const BlockMask&) {
+      return input.q_THD.dim(0);
+    });
     testing::run(ctx, batch, *make_halo(world(), kernel), plan_of(batch, layout, world()), world());
     std::vector<int64_t> reaching;
     if (r > 0) reaching.push_back(window - 1);
@@ -239,8 +228,8 @@ TEST(Halo, ComputesOnlyQueriesThatReachTheHaloASecondTime) {
     for (std::vector<int64_t>* rows : {&forward, &backward})
       rows->insert(rows->end(), reaching.begin(), reaching.end());
     backward.push_back(s - s / 2);
-    EXPECT_EQ(kernel.forward_rows, forward);
-    EXPECT_EQ(kernel.backward_rows, backward);
+    EXPECT_EQ(kernel.forward_notes, forward);
+    EXPECT_EQ(kernel.backward_notes, backward);
   }
 }
 

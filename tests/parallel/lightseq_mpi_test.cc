@@ -5,12 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "parallel/softmax_schedule.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/naive_softmax.h"
+#include "tests/support/noting_softmax.h"
 #include "tests/support/softmax_case.h"
 
 namespace longship {
@@ -22,7 +24,9 @@ using testing::AttentionResults;
 using testing::bytes_with_rounding;
 using testing::expect_equal_to_definition;
 using testing::NaiveSoftmax;
+using testing::NotingSoftmax;
 using testing::packed_batches;
+using testing::Pass;
 using testing::PeakBytes;
 using testing::peaks_of;
 using testing::random_batch;
@@ -182,48 +186,33 @@ TEST(Lightseq, SendsKeysOrQueriesAtEachStepForOneDocument) {
   EXPECT_EQ(world().stats().sent_bytes("lightseq.fwd"), forward);
 }
 
-// Counts blocks and scores that it is asked for.
-class CountingSoftmax final : public SoftmaxBlock {
- public:
-  struct Count {
-    int64_t blocks = 0, scores = 0;
+// The scores of a block.
+int64_t count_scores(Pass, const SoftmaxBlockInput&, const BlockMask& mask) {
+  int64_t scores = 0;
+  for (const MaskPiece& piece : mask.pieces)
+    for (int64_t i = 0; i < piece.q_length; ++i)
+      scores += std::clamp<int64_t>(piece.q_position + i - piece.k_position + 1, 0, piece.k_length);
+  return scores;
+}
 
-    void add(const BlockMask& mask) {
-      ++blocks;
-      for (const MaskPiece& piece : mask.pieces)
-        for (int64_t i = 0; i < piece.q_length; ++i)
-          scores +=
-              std::clamp<int64_t>(piece.q_position + i - piece.k_position + 1, 0, piece.k_length);
-    }
-  };
-
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
-                             DType o_dtype) const override {
-    forward_count.add(mask);
-    return kKernel.forward(ctx, input, mask, o_dtype);
-  }
-  void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
-                const SoftmaxBlockBackward& gradients) const override {
-    backward_count.add(mask);
-    kKernel.backward(ctx, input, mask, gradients);
-  }
-  mutable Count forward_count, backward_count;
-};
+int64_t sum(const std::vector<int64_t>& counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
 
 TEST(Lightseq, EveryRankComputesTheSameNumberOfScoresOfOneDocument) {
   Context ctx;
   const int64_t P = world().size();
   for (int64_t s : {8, 9}) {
     const AttentionBatch batch = random_batch(ctx, {0, s * P}, {2, 1}, DType::kF32);
-    const CountingSoftmax kernel;
+    const NotingSoftmax kernel(kKernel, count_scores);
     run(ctx, batch, kernel);
     // The halves of an odd number of queries differ by one, which sees s keys.
     int64_t twice = s * (s + 1) + (P - 1) * s * s;
     if (P % 2 == 0 && s % 2 == 1) twice += world().rank() < P / 2 ? -s : s;
-    EXPECT_EQ(2 * kernel.forward_count.scores, twice);
-    EXPECT_EQ(2 * kernel.backward_count.scores, twice);
-    EXPECT_EQ(kernel.forward_count.blocks, lightseq_steps(world().size()));
-    EXPECT_EQ(kernel.backward_count.blocks, lightseq_steps(world().size()));
+    EXPECT_EQ(2 * sum(kernel.forward_notes), twice);
+    EXPECT_EQ(2 * sum(kernel.backward_notes), twice);
+    EXPECT_EQ(std::ssize(kernel.forward_notes), lightseq_steps(world().size()));
+    EXPECT_EQ(std::ssize(kernel.backward_notes), lightseq_steps(world().size()));
   }
 }
 
@@ -231,11 +220,11 @@ TEST(Lightseq, ScoresPerRankAreCloseToTheMeanForUnevenShards) {
   Context ctx;
   const int64_t P = world().size(), s = 30, tokens = s * P + P / 2;
   const AttentionBatch batch = random_batch(ctx, {0, tokens}, {1, 1}, DType::kF32);
-  const CountingSoftmax kernel;
+  const NotingSoftmax kernel(kKernel, count_scores);
   run(ctx, batch, kernel);
   const double mean = static_cast<double>(tokens * (tokens + 1) / 2) / static_cast<double>(P);
-  for (const auto& count : {kernel.forward_count, kernel.backward_count})
-    EXPECT_NEAR(static_cast<double>(count.scores) / mean, 1, 3.0 / static_cast<double>(s));
+  for (const auto& counts : {kernel.forward_notes, kernel.backward_notes})
+    EXPECT_NEAR(static_cast<double>(sum(counts)) / mean, 1, 3.0 / static_cast<double>(s));
 }
 
 TEST(Lightseq, ComputesEachScoreOnceAndNoBlockThatTheMaskHides) {
@@ -243,7 +232,7 @@ TEST(Lightseq, ComputesEachScoreOnceAndNoBlockThatTheMaskHides) {
   for (const auto& cu_seqlens : packed_batches()) {
     const AttentionBatch batch = random_batch(ctx, cu_seqlens, {2, 1}, DType::kF32);
     const SequencePlan plan = plan_of(batch);
-    const CountingSoftmax kernel;
+    const NotingSoftmax kernel(kKernel, count_scores);
     run(ctx, batch, kernel);
     int64_t scores = 0;
     for (size_t d = 0; d + 1 < cu_seqlens.size(); ++d) {
@@ -260,10 +249,9 @@ TEST(Lightseq, ComputesEachScoreOnceAndNoBlockThatTheMaskHides) {
         if (j == r && helped > 0) ++blocks;
         if (i == r && helped < rows) ++blocks;
       }
-    EXPECT_EQ(kernel.forward_count.blocks, blocks);
-    EXPECT_EQ(kernel.backward_count.blocks, blocks);
-    EXPECT_EQ(world().all_reduce_value("test", kernel.forward_count.scores, ReduceOp::kSum),
-              scores);
+    EXPECT_EQ(std::ssize(kernel.forward_notes), blocks);
+    EXPECT_EQ(std::ssize(kernel.backward_notes), blocks);
+    EXPECT_EQ(world().all_reduce_value("test", sum(kernel.forward_notes), ReduceOp::kSum), scores);
   }
 }
 

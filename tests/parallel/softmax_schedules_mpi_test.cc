@@ -9,6 +9,7 @@
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/naive_softmax.h"
+#include "tests/support/noting_softmax.h"
 #include "tests/support/op_check.h"
 #include "tests/support/softmax_case.h"
 #include "tests/support/whole_batch.h"
@@ -20,7 +21,9 @@ using testing::bitwise_equal;
 using testing::cu_seqlens_of;
 using testing::gather;
 using testing::NaiveSoftmax;
+using testing::NotingSoftmax;
 using testing::packed_batches;
+using testing::Pass;
 using testing::plan_of;
 using testing::run;
 using testing::same_bits;
@@ -193,27 +196,17 @@ TEST(UlyssesAndUsp, GiveTheSameBitsAndSendTheSameBytesHoweverHeadsAreGrouped) {
   EXPECT_THROW(make_ulysses(world(), kKernel, {.max_head_groups = -1}), Error);
 }
 
-// Notes how many exchanges had been started whenever a group of heads is computed.
-class NotingSoftmax final : public SoftmaxBlock {
- public:
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
-                             DType o_dtype) const override {
-    forward_calls.push_back(world().stats().by_label["ulysses.fwd"].num_calls);
-    return kKernel.forward(ctx, input, mask, o_dtype);
-  }
-  void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
-                const SoftmaxBlockBackward& gradients) const override {
-    backward_calls.push_back(world().stats().by_label["ulysses.bwd"].num_calls);
-    kKernel.backward(ctx, input, mask, gradients);
-  }
-  mutable std::vector<int64_t> forward_calls, backward_calls;
-};
-
 TEST(Ulysses, ComputesAGroupOfHeadsWhileItsNeighboursTravel) {
   Context ctx;
   const int64_t H = 3 * world().size();  // three groups of one head
   const Batch batch = make_batch(ctx, {0, 40}, {H, H}, DType::kF32);
-  const NotingSoftmax kernel;
+  // The exchanges that had been started whenever a group of heads is computed.
+  const NotingSoftmax kernel(kKernel, [](Pass pass, const SoftmaxBlockInput&, const BlockMask&) {
+    return world()
+        .stats()
+        .by_label[pass == Pass::kForward ? "ulysses.fwd" : "ulysses.bwd"]
+        .num_calls;
+  });
   const auto schedule = make_ulysses(world(), kernel, {.max_head_groups = 3});
   world().reset_stats();
   run(ctx, batch, *schedule, plan_of(batch, Layout::kContiguous, world()), world());
@@ -221,8 +214,8 @@ TEST(Ulysses, ComputesAGroupOfHeadsWhileItsNeighboursTravel) {
   // rank sends nothing.
   const auto expected =
       world().size() > 1 ? std::vector<int64_t>{2, 4, 5} : std::vector<int64_t>{0};
-  EXPECT_EQ(kernel.forward_calls, expected);
-  EXPECT_EQ(kernel.backward_calls, expected);
+  EXPECT_EQ(kernel.forward_notes, expected);
+  EXPECT_EQ(kernel.backward_notes, expected);
 }
 
 TEST(SoftmaxSchedules, GiveTheSameBitsWhenTheirTensorsBecomeReadyOneAfterAnother) {
@@ -289,22 +282,6 @@ TEST(SoftmaxSchedules, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
   }
 }
 
-// Counts the blocks that it is asked for.
-class CountingSoftmax final : public SoftmaxBlock {
- public:
-  SoftmaxBlockOutput forward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
-                             DType o_dtype) const override {
-    ++num_forward;
-    return kKernel.forward(ctx, input, mask, o_dtype);
-  }
-  void backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
-                const SoftmaxBlockBackward& gradients) const override {
-    ++num_backward;
-    kKernel.backward(ctx, input, mask, gradients);
-  }
-  mutable int num_forward = 0, num_backward = 0;
-};
-
 TEST(RingAndTokenRing, ComputeNoBlockThatTheMaskHides) {
   Context ctx;
   const int size = world().size(), rank = world().rank(), half = (size + 1) / 2;
@@ -326,11 +303,11 @@ TEST(RingAndTokenRing, ComputeNoBlockThatTheMaskHides) {
       const Strategy strategy = {name, expected.layout};
       const Batch batch = make_batch(ctx, expected.cu_seqlens, {2, 1}, DType::kF32);
       const SequencePlan plan = plan_of(batch, strategy.layout, world());
-      CountingSoftmax kernel;
+      const NotingSoftmax kernel(kKernel);
       run(ctx, batch, *strategy.make(world(), kernel), plan, world());
       const int blocks = strategy.name == "ring" ? expected.ring : expected.token_ring;
-      EXPECT_EQ(kernel.num_forward, blocks);
-      EXPECT_EQ(kernel.num_backward, blocks);
+      EXPECT_EQ(std::ssize(kernel.forward_notes), blocks);
+      EXPECT_EQ(std::ssize(kernel.backward_notes), blocks);
     }
   }
 }
