@@ -9,10 +9,12 @@ std::vector<SoftmaxCandidate> softmax_candidates(const Group& sp, const SoftmaxB
       all.push_back({std::string(strategy.name), &strategy, strategy.softmax(sp, kernel)});
   all.push_back(
       {"gather_kv by three heads", &find_strategy("gather_kv"), make_gather_kv(sp, kernel, 3)});
+  all.push_back({"ulysses in three groups", &find_strategy("ulysses"),
+                 make_ulysses(sp, kernel, {.max_head_groups = 3})});
   for (int degree = 1; degree <= sp.size(); ++degree)
     if (sp.size() % degree == 0)
       all.push_back({fmt::format("usp of degree {}", degree), &find_strategy("usp"),
-                     make_usp(sp, kernel, {.ulysses_degree = degree})});
+                     make_usp(sp, kernel, {.ulysses_degree = degree, .max_head_groups = 2})});
   return all;
 }
 

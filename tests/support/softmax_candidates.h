@@ -15,8 +15,8 @@ struct SoftmaxCandidate {
   std::unique_ptr<SoftmaxSchedule> schedule;
 };
 
-// Every strategy of the table, and others of their forms: gather_kv by three heads, usp of every
-// degree. Collective.
+// Every strategy of the table, and others of their forms: gather_kv by three heads, ulysses and
+// usp of every degree with heads in groups, if there are enough. Collective.
 std::vector<SoftmaxCandidate> softmax_candidates(const Group& sp, const SoftmaxBlock& kernel);
 
 // What a call with `options` asks of its strategy.

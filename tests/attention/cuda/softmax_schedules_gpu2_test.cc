@@ -150,10 +150,14 @@ TEST_F(SoftmaxOnGpus, EqualsOneGpuWhereRanksHaveNoLossToken) {
     }
 }
 
-// A key/value head for all ranks, shares of heads that are not alike, fewer heads than ranks.
+// A key/value head for all ranks, shares of heads that are not alike, fewer heads than ranks, and
+// enough of them to travel in groups.
 TEST_F(SoftmaxOnGpus, EqualsOneGpuForEveryNumberOfHeads) {
-  for (const AttentionHeads heads :
-       {AttentionHeads{8, 1, 64, 64}, {6, 3, 64, 64}, {5, 5, 64, 64}, {1, 1, 64, 64}})
+  for (const AttentionHeads heads : {AttentionHeads{8, 1, 64, 64},
+                                     {6, 3, 64, 64},
+                                     {5, 5, 64, 64},
+                                     {1, 1, 64, 64},
+                                     {24, 12, 64, 64}})
     for (const AttentionBatch& batch : batches_of(kDocuments, heads)) expect_equal(batch);
 }
 
