@@ -38,7 +38,7 @@ struct Gathered {
   BlockMask mask;
 
   Gathered(const Group& sp, const ResidentAttention& call)
-      : traffic(sp, call.plan, Visibility(call.plan, call.rule)),
+      : traffic(sp, call.plan, *visibility_of(call.plan, call.rule)),
         mask(document_mask(call.plan.local_segments(), traffic.keys().segments, call.rule)) {}
 };
 

@@ -81,7 +81,7 @@ class GatherLatentPasses {
 
 GatherLatentPasses::Gathered::Gathered(Context& ctx, std::string_view label, const Group& sp,
                                        const LatentCall& call)
-    : traffic(sp, call.plan, Visibility(call.plan)),
+    : traffic(sp, call.plan, *visibility_of(call.plan, {})),
       mask(document_mask(call.plan.local_segments(), traffic.keys().segments, {})),
       latent_SL(ctx.empty({traffic.keys().num_rows, call.shape.row_size()}, call.shape.dtype)) {
   traffic.gather(label, {call.latent_TL}, {latent_SL}).wait();

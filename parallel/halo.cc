@@ -64,7 +64,7 @@ class Halo {
 Halo::Halo(const Group& sp, const SequencePlan& plan, const MaskRule& rule)
     : plan_(plan),
       rule_(rule),
-      traffic_(sp, plan, Visibility(plan, rule), KeyTraffic::OwnKeys::kLeftInPlace) {
+      traffic_(sp, plan, *visibility_of(plan, rule), KeyTraffic::OwnKeys::kLeftInPlace) {
   std::vector<RowRange> reaching;
   for (const MaskPiece& piece :
        document_mask(plan.local_segments(), traffic_.keys().segments, rule).pieces)

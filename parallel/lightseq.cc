@@ -161,10 +161,10 @@ LightseqWalk::LightseqWalk(const Group& sp, const ResidentAttention& call, Tenso
       rule_(call.rule),
       queries_(std::move(queries)),
       keys_(std::move(keys)) {
-  const Visibility visibility(plan_, rule_);
+  const std::shared_ptr<const Visibility> visibility = visibility_of(plan_, rule_);
   for (int step = 0; step < lightseq_steps(size()); ++step)
     for (int peer = 0; peer < size(); ++peer) {
-      tasks_.push_back(lightseq_task(plan_, visibility, step, peer));
+      tasks_.push_back(lightseq_task(plan_, *visibility, step, peer));
       if (!tasks_.back().empty()) last_step_ = step;
     }
 }

@@ -46,8 +46,8 @@ class RingWalk {
   int owner(int step) const { return peer(-step); }
 
   // Local queries over the keys of a step.
-  BlockMask mask(int step) const {
-    return document_mask(plan_.local_segments(), plan_.segments(owner(step)), rule_);
+  std::shared_ptr<const BlockMask> mask(int step) const {
+    return rank_mask(plan_, plan_.rank(), owner(step), rule_);
   }
 
   // Rows for the keys and values (or gradients) of a step's owner.
@@ -99,12 +99,12 @@ SoftmaxBlockOutput RingPasses::forward(Context& ctx, const ResidentAttention& ca
     const KeyValue next = walk.pass_on(ctx, step, {block.k_SKD, block.v_SKV}, batch);
     Work work;
     if (step < walk.num_steps()) work = walk.exchange(forward_label(), std::move(batch));
-    const BlockMask mask = walk.mask(step);
+    const std::shared_ptr<const BlockMask> mask = walk.mask(step);
     if (step == 0) {
       merged = kernel().forward(
-          ctx, block, mask, walk.num_steps() > 0 ? call.shape.accumulator : whole_o_dtype(call));
-    } else if (!mask.empty()) {
-      const SoftmaxBlockOutput part = kernel().forward(ctx, block, mask);
+          ctx, block, *mask, walk.num_steps() > 0 ? call.shape.accumulator : whole_o_dtype(call));
+    } else if (!mask->empty()) {
+      const SoftmaxBlockOutput part = kernel().forward(ctx, block, *mask);
       merge_partials(ctx, merged.o_THV, merged.lse_TH, part.o_THV, part.lse_TH);
     }
     work.wait();
@@ -145,17 +145,17 @@ ResidentGradients RingPasses::backward(Context& ctx, const ResidentAttention& ca
     Work work;
     if (walk.num_steps() > 0) work = walk.exchange(backward_label(), std::move(batch));
 
-    const BlockMask mask = walk.mask(step);
+    const std::shared_ptr<const BlockMask> mask = walk.mask(step);
     // At the first step nothing arrives: the own part is the sum.
     const KeyValue part = step > 0 ? walk.rows(ctx, own_part, part_dtype, step) : sum;
-    if (step == 0 || !mask.empty()) {
+    if (step == 0 || !mask->empty()) {
       gradients.dk_SKD = part.k_SKD;
       gradients.dv_SKV = part.v_SKV;
       gradients.write_dq = step == 0;
-      kernel().backward(ctx, block, mask, gradients);
+      kernel().backward(ctx, block, *mask, gradients);
     }
     work.wait();
-    if (step > 0 && !mask.empty()) accumulate(ctx, sum, part);
+    if (step > 0 && !mask->empty()) accumulate(ctx, sum, part);
     leaving = std::move(sum);
     if (step < walk.num_steps()) {
       block.k_SKD = next.k_SKD;
@@ -177,12 +177,12 @@ ResidentGradients RingPasses::backward(Context& ctx, const ResidentAttention& ca
 }  // namespace
 
 int ring_steps(const SequencePlan& plan, const MaskRule& rule) {
-  const Visibility visibility(plan, rule);
+  const std::shared_ptr<const Visibility> visibility = visibility_of(plan, rule);
   const int num_ranks = plan.num_ranks();
   int steps = 0;
   for (int query_rank = 0; query_rank < num_ranks; ++query_rank)
     for (int key_rank = 0; key_rank < num_ranks; ++key_rank)
-      if (!visibility.between(query_rank, key_rank).empty())
+      if (!visibility->between(query_rank, key_rank).empty())
         steps = std::max(steps, (query_rank - key_rank + num_ranks) % num_ranks);
   return steps;
 }

@@ -66,7 +66,7 @@ class TokenRingWalk {
   int peer(int distance) const;
   RowRange travelling(int owner, int step) const;
   RowRange computed(int owner, int key_rank) const {
-    return visibility_.between(owner, key_rank).queries;
+    return visibility_->between(owner, key_rank).queries;
   }
   BlockMask mask(int owner) const;
   Parcel pass_on(const Context& ctx, int step, const Parcel& present,
@@ -77,12 +77,12 @@ class TokenRingWalk {
   const Group& sp_;
   const SequencePlan& plan_;
   MaskRule rule_;
-  Visibility visibility_;
+  std::shared_ptr<const Visibility> visibility_;
   int num_steps_ = 0;
 };
 
 TokenRingWalk::TokenRingWalk(const Group& sp, const SequencePlan& plan, const MaskRule& rule)
-    : sp_(sp), plan_(plan), rule_(rule), visibility_(plan, rule) {
+    : sp_(sp), plan_(plan), rule_(rule), visibility_(visibility_of(plan, rule)) {
   const int size = plan.num_ranks();
   for (int owner = 0; owner < size; ++owner)
     for (int key_rank = 0; key_rank < size; ++key_rank)
