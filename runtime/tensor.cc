@@ -27,12 +27,16 @@ struct Tensor::Storage {
   std::byte* data = nullptr;
   int64_t num_bytes = 0;
   std::vector<std::shared_ptr<const Stream>> other_streams;  // that use the elements too
+  bool borrows = false;
+  std::shared_ptr<Storage> lender;  // of `data`, where that is borrowed
 
-  Storage(std::shared_ptr<Memory> owner, int64_t bytes)
+  Storage(std::shared_ptr<Memory> owner, int64_t bytes, bool borrowing)
       : memory(std::move(owner)),
-        data(static_cast<std::byte*>(memory->allocate(bytes))),
-        num_bytes(bytes) {}
+        data(borrowing ? nullptr : static_cast<std::byte*>(memory->allocate(bytes))),
+        num_bytes(bytes),
+        borrows(borrowing) {}
   ~Storage() {
+    if (borrows) return;
     std::vector<Event> pending;
     try {
       for (const auto& stream : other_streams) pending.push_back(stream->record());
@@ -62,7 +66,8 @@ std::string shape_string(const Shape& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
-Tensor Tensor::empty(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype) {
+Tensor Tensor::describe(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype,
+                        bool borrows) {
   LONGSHIP_CHECK(memory != nullptr, "a tensor needs a Memory");
   Tensor tensor;
   tensor.numel_ = num_elements(shape);
@@ -72,14 +77,37 @@ Tensor Tensor::empty(const std::shared_ptr<Memory>& memory, Shape shape, DType d
   int64_t bytes = 0;
   LONGSHIP_CHECK(!__builtin_mul_overflow(tensor.numel_, dtype_size(dtype), &bytes),
                  "shape {} overflows 64 bits", shape_string(tensor.shape_));
-  tensor.storage_ = std::make_shared<Storage>(memory, bytes);
+  tensor.storage_ = std::make_shared<Storage>(memory, bytes, borrows);
   return tensor;
+}
+
+Tensor Tensor::empty(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype) {
+  return describe(memory, std::move(shape), dtype, /*borrows=*/false);
 }
 
 Tensor Tensor::zeros(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype) {
   Tensor tensor = empty(memory, std::move(shape), dtype);
   tensor.fill_zero();
   return tensor;
+}
+
+Tensor Tensor::without_elements(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype) {
+  return describe(memory, std::move(shape), dtype, /*borrows=*/true);
+}
+
+void Tensor::borrow(const Tensor& lender) const {
+  LONGSHIP_CHECK(storage_->borrows && lender.is_contiguous() && lender.memory() == memory() &&
+                     lender.dtype_ == dtype_ && lender.num_bytes() == storage_->num_bytes,
+                 "{} cannot be the elements of {}", shape_string(lender.shape_),
+                 shape_string(shape_));
+  storage_->data = lender.address();
+  storage_->lender = lender.storage_;
+}
+
+void Tensor::give_back() const {
+  LONGSHIP_CHECK(storage_->borrows, "a tensor that owns its elements gives them back");
+  storage_->data = nullptr;
+  storage_->lender.reset();
 }
 
 template <class T>
@@ -133,6 +161,9 @@ std::byte* Tensor::raw() const {
 
 std::byte* Tensor::address() const {
   LONGSHIP_CHECK(defined(), "undefined tensor");
+  LONGSHIP_CHECK(storage_->data != nullptr || storage_->num_bytes == 0,
+                 "elements of a tensor {} that has none now: they are elsewhere",
+                 shape_string(shape_));
   return storage_->data + offset_ * dtype_size(dtype_);
 }
 
@@ -215,7 +246,8 @@ void Tensor::fill_zero() const {
 void Tensor::used_on(const std::shared_ptr<const Stream>& stream) const {
   LONGSHIP_CHECK(stream != nullptr, "no stream");
   if (stream == memory()->stream()) return;
-  auto& others = storage_->other_streams;
+  Storage& owner = storage_->lender != nullptr ? *storage_->lender : *storage_;
+  auto& others = owner.other_streams;
   if (std::find(others.begin(), others.end(), stream) == others.end()) others.push_back(stream);
 }
 

@@ -29,6 +29,8 @@ class Tensor {
 
   static Tensor empty(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype);
   static Tensor zeros(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype);
+  // Shape and dtype alone; elements are borrowed, see borrow().
+  static Tensor without_elements(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype);
   // A copy of host values.
   template <class T>
   static Tensor from(const std::shared_ptr<Memory>& memory, Shape shape, std::span<const T> values);
@@ -66,6 +68,12 @@ class Tensor {
   }
   std::byte* address() const;
 
+  // Of a tensor made by without_elements(): from now on it and every view of it, older ones too,
+  // have the elements of `lender`, which is contiguous and has its memory, dtype and size. They are
+  // kept until give_back(), after which nobody may touch elements until the next borrow().
+  void borrow(const Tensor& lender) const;
+  void give_back() const;
+
   // Views. reshape() needs a contiguous tensor; one extent may be -1.
   Tensor reshape(Shape shape) const;
   Tensor slice(int dim, int64_t begin, int64_t length) const;
@@ -92,6 +100,8 @@ class Tensor {
  private:
   struct Storage;
 
+  static Tensor describe(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype,
+                         bool borrows);
   void check_dtype(DType expected) const {
     LONGSHIP_CHECK(expected == dtype_, "tensor is {}, not {}", dtype_name(dtype_),
                    dtype_name(expected));

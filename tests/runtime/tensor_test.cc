@@ -180,5 +180,27 @@ TEST(Tensor, HoldsMoreThanTwoToThe31Elements) {
   EXPECT_EQ(column.data<uint8_t>()[rows - 1], 7);
 }
 
+TEST(Tensor, BorrowedElementsAreThoseOfEveryViewUntilTheyAreGivenBack) {
+  const auto memory = std::make_shared<Memory>();
+  const Tensor tensor = Tensor::without_elements(memory, {2, 3}, DType::kF32);
+  const Tensor row = tensor.slice(0, 1, 1);
+  EXPECT_EQ(memory->live_bytes(), 0);
+  EXPECT_THROW(row.raw(), Error);
+  for (const float first : {1.0f, 7.0f}) {
+    Tensor lender = Tensor::zeros(memory, {4, 3}, DType::kF32);
+    for (int i = 0; i < 12; ++i) lender.data<float>()[i] = first + static_cast<float>(i);
+    tensor.borrow(lender.slice(0, 2, 2));
+    EXPECT_EQ(row.data<float>()[2], first + 11);
+    lender = Tensor();
+    EXPECT_EQ(row.data<float>()[0], first + 9);  // kept
+    tensor.give_back();
+    EXPECT_THROW(row.raw(), Error);
+    EXPECT_EQ(memory->live_bytes(), 0);
+  }
+  EXPECT_THROW(tensor.borrow(Tensor::zeros(memory, {5}, DType::kF32)), Error);
+  EXPECT_THROW(tensor.borrow(Tensor::zeros(memory, {2, 3}, DType::kI32)), Error);
+  EXPECT_THROW(Tensor::zeros(memory, {6}, DType::kF32).give_back(), Error);
+}
+
 }  // namespace
 }  // namespace longship
