@@ -63,6 +63,16 @@ std::string tensors_in(const CheckpointContent& content, size_t file, int64_t be
   return others == 0 ? "tensor " + first : fmt::format("tensor {} and {} more", first, others);
 }
 
+// The first and last of its elements, if it has any, as numbers in the flattened tensor.
+std::pair<int64_t, int64_t> flat_span(const Shape& shape, const CheckpointSlice& slice) {
+  int64_t first = 0, last = 0;
+  for (size_t dim = 0; dim < shape.size(); ++dim) {
+    first = first * shape[dim] + slice.begin[dim];
+    last = last * shape[dim] + slice.begin[dim] + slice.extent[dim] - 1;
+  }
+  return {first, last};
+}
+
 // The view of `tensor` that a slice fills.
 Tensor box(Tensor tensor, const CheckpointSlice& slice) {
   for (size_t dim = 0; dim < slice.begin.size(); ++dim)
@@ -132,6 +142,20 @@ void Checkpoint::verify(int64_t index, int64_t count) const {
 }
 
 void Checkpoint::read(std::string_view name, const Tensor& destination) const {
+  read_slices(name, destination, 0, destination.numel());
+}
+
+void Checkpoint::read_run(std::string_view name, const Shape& shape, int64_t first_element,
+                          const Tensor& destination) const {
+  const int64_t count = destination.numel();
+  if (count == 0) return;
+  const Tensor whole = Tensor::empty(std::make_shared<Memory>(), shape, destination.dtype());
+  read_slices(name, whole, first_element, first_element + count);
+  destination.copy_from(whole.reshape({-1}).slice(0, first_element, count));
+}
+
+void Checkpoint::read_slices(std::string_view name, const Tensor& destination, int64_t begin,
+                             int64_t end) const {
   const CheckpointTensor* tensor = find(name);
   if (tensor == nullptr || tensor->shape != destination.shape() ||
       tensor->dtype != destination.dtype())
@@ -145,6 +169,8 @@ void Checkpoint::read(std::string_view name, const Tensor& destination) const {
                                                           shape_string(tensor->shape)),
                  .next = "use the model configuration that the checkpoint was written with"});
   for (const CheckpointSlice& slice : tensor->slices) {
+    const auto [first, last] = flat_span(tensor->shape, slice);
+    if (slice.num_bytes > 0 && (last < begin || first >= end)) continue;
     const Tensor target = box(destination, slice);
     const Tensor packed = target.is_contiguous()
                               ? target

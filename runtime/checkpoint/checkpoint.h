@@ -39,8 +39,16 @@ class Checkpoint {
   // read; on damage `destination` may be half filled. Throws Error(kConfig) when the name is
   // missing or shape or dtype differ.
   void read(std::string_view name, const Tensor& destination) const;
+  // The same of a run of elements of the flattened tensor, which has this shape. Takes host memory
+  // for one whole tensor; only slices with elements of the run are read.
+  void read_run(std::string_view name, const Shape& shape, int64_t first_element,
+                const Tensor& destination) const;
 
  private:
+  // Fills `destination` where slices hold elements of [begin, end) of the flattened tensor.
+  void read_slices(std::string_view name, const Tensor& destination, int64_t begin,
+                   int64_t end) const;
+
   std::filesystem::path directory_;
   CheckpointContent content_;
 };

@@ -92,12 +92,12 @@ std::string write_part(const std::filesystem::path& temporary_path, int64_t part
                        std::span<const NamedTensor> tensors, std::span<const NamedSlice> slices) {
   LONGSHIP_CHECK(part_index >= 0, "part {}", part_index);
   PartContent part = {.part_index = part_index, .file = {}, .tensors = {}};
-  std::vector<NamedTensor> all(tensors.begin(), tensors.end());
+  std::vector<NamedTensor> all(tensors.begin(), tensors.end());  // with their names in the file
   for (const NamedTensor& one : tensors)
     part.tensors.push_back(
         describe({one, Shape(one.tensor.shape().size(), 0), one.tensor.shape()}));
   for (const NamedSlice& one : slices) {
-    all.push_back(one.slice);
+    all.push_back({one.slice.name + shape_string(one.begin), one.slice.tensor});
     part.tensors.push_back(describe(one));
   }
 
@@ -108,7 +108,8 @@ std::string write_part(const std::filesystem::path& temporary_path, int64_t part
        write_safetensors(temporary_path / name, all, {}, [&](auto bytes) { blocks.update(bytes); }))
     offsets[entry.name] = entry.offset;
   part.file = blocks.finish(name);
-  for (CheckpointTensor& tensor : part.tensors) tensor.slices[0].offset = offsets.at(tensor.name);
+  for (size_t i = 0; i < all.size(); ++i)
+    part.tensors[i].slices[0].offset = offsets.at(all[i].name);
   return serialise_part(part);
 }
 

@@ -27,7 +27,8 @@ struct NamedSlice {
 
 // Writes `part_<index>.safetensors` with whole tensors and slices, durable when it returns.
 // Returns the serialised record (PartRecord of manifest.proto) that commit_checkpoint() needs.
-// A part without tensors is legal. A name may appear once in a part. Throws Error(kStorage).
+// A part without tensors is legal. A whole tensor's name may appear once in a part, and each of its
+// slices once: in the file it is called "name[begin, ...]". Throws Error(kStorage).
 std::string write_part(const std::filesystem::path& temporary_path, int64_t part_index,
                        std::span<const NamedTensor> tensors,
                        std::span<const NamedSlice> slices = {});
