@@ -74,6 +74,7 @@ void bench_step(Job& job, const BenchArguments& arguments, const BenchRounds& ro
   job.ctx.deterministic |= run.train().deterministic();
   const Mesh mesh = Mesh::make(job.world, run.parallel().dp(), run.parallel().sp());
   Model model = make_model(job.ctx, run, mesh.sp);
+  const auto exchange = make_parameter_exchange(job.ctx, run, model, mesh.world);
   AdamW optimizer(job.ctx, model.parameters, optimizer_options(run.optim()));
   const int64_t length = run.train().context();
   std::vector<Batch> batches;
@@ -83,7 +84,7 @@ void bench_step(Job& job, const BenchArguments& arguments, const BenchRounds& ro
   job.ctx.memory->reset_peak();
   StepOutcome outcome;
   const double ms = median_ms(job, rounds, [&] {
-    outcome = train_step(job.ctx, model, optimizer, mesh, batches,
+    outcome = train_step(job.ctx, {model, *exchange, optimizer, mesh}, batches,
                          {.learning_rate = 1e-5, .clip_norm = run.optim().clip_norm()});
   });
   const double flops = step_flops(run, model, batches) * mesh.dp.size();

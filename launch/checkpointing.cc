@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 
 #include "launch/agreement.h"
 #include "launch/config.h"
@@ -9,6 +10,7 @@
 #include "launch/run_folder.h"
 #include "runtime/checkpoint/checkpoint_store.h"
 #include "runtime/checkpoint/checkpoint_writer.h"
+#include "runtime/checkpoint/flat_slices.h"
 
 namespace longship {
 namespace {
@@ -24,11 +26,44 @@ constexpr const char* kTokenizerHash = "data.tokenizer_hash";
 // A string of it.
 constexpr const char* kTokenizer = "data.tokenizer";
 
-std::vector<NamedTensor> all_tensors(const CheckpointSource& source) {
-  std::vector<NamedTensor> tensors = source.optimizer.state();
+// A tensor of the training state, a master or its moment, as far as this rank holds it: whole, or
+// flat elements from `first_element` on.
+struct HeldTensor {
+  HeldTensor(NamedTensor tensor, const Parameter& parameter)
+      : named(std::move(tensor)),
+        shape(parameter.shape()),
+        first_element(parameter.first_element),
+        is_whole(named.tensor.numel() == num_elements(shape)) {
+    if (is_whole) named.tensor = named.tensor.reshape(shape);
+  }
+
+  NamedTensor named;
+  Shape shape;  // of the whole
+  int64_t first_element;
+  bool is_whole;
+};
+
+std::vector<HeldTensor> held_masters(const ParameterList& parameters) {
+  std::vector<HeldTensor> held;
+  for (const Parameter& parameter : parameters.all())
+    held.emplace_back(NamedTensor{parameter.name, parameter.master}, parameter);
+  return held;
+}
+
+std::vector<HeldTensor> held_moments(const CheckpointSource& source) {
+  const std::vector<NamedTensor> state = source.optimizer.state();
+  std::vector<HeldTensor> held;
+  size_t index = 0;
   for (const Parameter& parameter : source.model.parameters.all())
-    tensors.push_back({parameter.name, parameter.master});
-  return tensors;
+    for (int moment = 0; moment < 2; ++moment) held.emplace_back(state[index++], parameter);
+  return held;
+}
+
+void read_held(const Checkpoint& checkpoint, const HeldTensor& held) {
+  if (held.is_whole)
+    checkpoint.read(held.named.name, held.named.tensor);
+  else
+    checkpoint.read_run(held.named.name, held.shape, held.first_element, held.named.tensor);
 }
 
 // Every rank holds all tensors; each writes its share, about equal in bytes.
@@ -148,10 +183,21 @@ void save_checkpoint(const CheckpointSource& source, const TrainingState& state)
   });
   temporary_path = world.broadcast_bytes("checkpoint.path", temporary_path, 0);
 
+  std::vector<NamedTensor> whole;
+  std::vector<NamedSlice> slices;
+  for (const auto& all : {held_moments(source), held_masters(source.model.parameters)})
+    for (const HeldTensor& held : all) {
+      if (held.is_whole)
+        whole.push_back(held.named);
+      else
+        std::ranges::copy(flat_slices(held.named, held.first_element, held.shape),
+                          std::back_inserter(slices));
+    }
+  if (source.run.parallel().zero() == config::Parallel::NONE)
+    whole = share_of(world, std::move(whole));
   std::string record;
-  run_together(world, "checkpoint.write", [&] {
-    record = write_part(temporary_path, world.rank(), share_of(world, all_tensors(source)));
-  });
+  run_together(world, "checkpoint.write",
+               [&] { record = write_part(temporary_path, world.rank(), whole, slices); });
   const std::vector<std::string> records = world.all_gather_bytes("checkpoint.records", record);
   run_together(world, "checkpoint.commit", [&] {
     if (world.rank() != 0) return;
@@ -179,9 +225,9 @@ std::optional<TrainingState> resume_from_checkpoint(const CheckpointSource& sour
   check_same_run(source, *checkpoint, warn);
   run_together(world, "checkpoint.read", [&] {
     read_weights(*checkpoint, source.model.parameters, checkpoint->directory().string());
-    for (const NamedTensor& entry : source.optimizer.state())
-      checkpoint->read(entry.name, entry.tensor);
+    for (const HeldTensor& held : held_moments(source)) read_held(*checkpoint, held);
   });
+  source.exchange.updated();
   source.optimizer.set_num_steps(header_integer(*checkpoint, kOptimizerSteps));
   TrainingState state;
   state.step = checkpoint->header().step;
@@ -215,6 +261,7 @@ void start_from_weights(const std::string& path, const CheckpointSource& target,
                  .next = "restore these, or train from the start without train.init_from"});
   run_together(target.mesh.world, "checkpoint.weights",
                [&] { read_weights(checkpoint, target.model.parameters, origin); });
+  target.exchange.updated();
   warn(fmt::format("starting from the weights of {}{}{}", origin,
                    changes.allowed.empty() ? "" : ", with changes:", changes.allowed));
 }
@@ -237,12 +284,11 @@ void read_weights(const Checkpoint& checkpoint, ParameterList& parameters,
     const CheckpointTensor* saved = checkpoint.find(parameter.name);
     if (saved == nullptr) {
       problems += fmt::format("\n    {}: missing", parameter.name);
-    } else if (saved->shape != parameter.master.shape() ||
-               saved->dtype != parameter.master.dtype()) {
+    } else if (saved->shape != parameter.shape() || saved->dtype != parameter.master.dtype()) {
       problems +=
           fmt::format("\n    {}: {} {} there, {} {} here", parameter.name, dtype_name(saved->dtype),
                       shape_string(saved->shape), dtype_name(parameter.master.dtype()),
-                      shape_string(parameter.master.shape()));
+                      shape_string(parameter.shape()));
     }
   }
   for (const CheckpointTensor& saved : checkpoint.tensors())
@@ -252,7 +298,7 @@ void read_weights(const Checkpoint& checkpoint, ParameterList& parameters,
     throw Error(ErrorCode::kConfig,
                 {.what = fmt::format("the weights of {} do not fit the model{}", origin, problems),
                  .next = "give `model` the shapes the checkpoint was trained with"});
-  for (Parameter& parameter : parameters.all()) checkpoint.read(parameter.name, parameter.master);
+  for (const HeldTensor& held : held_masters(parameters)) read_held(checkpoint, held);
   parameters.refresh_compute_copies();
 }
 

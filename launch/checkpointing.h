@@ -26,6 +26,7 @@ struct CheckpointSource {
   const config::Run& run;
   const Mesh& mesh;
   Model& model;
+  ParameterExchange& exchange;
   AdamW& optimizer;
   const TokenFile& tokens;
 };
@@ -59,8 +60,9 @@ Checkpoint open_verified_checkpoint(const std::string& path, const Group& world,
 // Collective.
 void start_from_weights(const std::string& path, const CheckpointSource& target, const Warn& warn);
 
-// Copies every parameter's weights from a checkpoint. Throws Error(kConfig) naming tensors that are
-// missing on either side or have another shape or dtype.
+// Copies every parameter's weights, or the pieces of them that this rank holds, from a checkpoint.
+// Where ranks share out the parameters, ParameterExchange::updated() comes next. Throws
+// Error(kConfig) naming tensors that are missing on either side or have another shape or dtype.
 void read_weights(const Checkpoint& checkpoint, ParameterList& parameters,
                   const std::string& origin);
 

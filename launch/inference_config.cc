@@ -22,6 +22,7 @@ config::Run inference_config(const Checkpoint& checkpoint, std::span<const std::
   }
   // What was trained on GPUs may run where there is none.
   if (run.train().device() == config::Train::CUDA) run.mutable_train()->clear_device();
+  parallel.clear_zero();
   run.mutable_train()->set_global_batch(1);
   run.mutable_train()->set_micro_batch(1);
   if (context) run.mutable_train()->set_context(*context);
@@ -31,6 +32,11 @@ config::Run inference_config(const Checkpoint& checkpoint, std::span<const std::
     throw Error(ErrorCode::kConfig, {.what = "strategy `auto` is for training",
                                      .next = "name a strategy; `longship inspect --strategies` "
                                              "lists them"});
+  if (parallel.zero() != config::Parallel::NONE)
+    throw Error(ErrorCode::kConfig,
+                {.what = "parallel.zero is for training",
+                 .expected = "NONE: without training every rank holds all weights",
+                 .found = config::Parallel::Zero_Name(parallel.zero())});
   return run;
 }
 

@@ -9,6 +9,7 @@
 #include "launch/device_summary.h"
 #include "launch/layer_summary.h"
 #include "launch/run_folder.h"
+#include "launch/state_memory.h"
 #include "launch/validate.h"
 #include "launch/verbs.h"
 #include "runtime/checkpoint/checkpoint.h"
@@ -35,6 +36,7 @@ void inspect_config(const InspectArguments& arguments) {
   for (const std::string& line : mixer_lines(run)) print("#   " + line);
   print("# parameters:");
   for (const std::string& line : parameter_lines(ctx, run)) print("#   " + line);
+  print("# memory: " + state_memory_text(run, count_parameters(ctx, run), arguments.num_ranks));
   print(config_text(run));
 }
 

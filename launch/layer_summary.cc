@@ -52,9 +52,30 @@ int64_t mixer_parameters(Context& ctx, MixerDescriptor mixer) {
   return parameters.num_elements();
 }
 
-std::string count_line(const std::string& name, int64_t each, int64_t times) {
-  return times == 1 ? fmt::format("{:<16} {:>16}", name, each)
-                    : fmt::format("{:<16} {:>16} = {} x {}", name, each * times, times, each);
+// Parameters of a kind, of which each of so many layers has some.
+struct ParameterCount {
+  std::string name;
+  int64_t each;
+  int64_t times;
+
+  int64_t sum() const { return each * times; }
+  std::string line() const {
+    return times == 1 ? fmt::format("{:<16} {:>16}", name, each)
+                      : fmt::format("{:<16} {:>16} = {} x {}", name, sum(), times, each);
+  }
+};
+
+std::vector<ParameterCount> parameter_counts(Context& ctx, const config::Run& run) {
+  const config::Model& model = run.model();
+  const int64_t hidden = model.hidden_size();
+  std::vector<ParameterCount> counts = {
+      {model.tied_embeddings() ? "embedding = head" : "embedding, head",
+       model.vocab_size() * hidden * (model.tied_embeddings() ? 1 : 2), 1}};
+  for (const ConfiguredMixer& mixer : good_layers(run).mixers)
+    counts.push_back({mixer.name, mixer_parameters(ctx, mixer.descriptor), mixer.num_layers});
+  counts.push_back({"mlp", 3 * hidden * model.intermediate_size(), model.num_layers()});
+  counts.push_back({"norms", (2 * model.num_layers() + 1) * hidden, 1});
+  return counts;
 }
 
 }  // namespace
@@ -83,23 +104,17 @@ std::string layer_ranges(const config::Run& run) {
   return fmt::format("{}", fmt::join(ranges, ", "));
 }
 
-std::vector<std::string> parameter_lines(Context& ctx, const config::Run& run) {
-  const config::Model& model = run.model();
-  const int64_t hidden = model.hidden_size();
-  std::vector<std::string> lines;
+int64_t count_parameters(Context& ctx, const config::Run& run) {
   int64_t sum = 0;
-  auto add = [&](const std::string& name, int64_t each, int64_t times) {
-    lines.push_back(count_line(name, each, times));
-    sum += each * times;
-  };
-  add(model.tied_embeddings() ? "embedding = head" : "embedding, head",
-      model.vocab_size() * hidden * (model.tied_embeddings() ? 1 : 2), 1);
-  for (const ConfiguredMixer& mixer : good_layers(run).mixers)
-    add(mixer.name, mixer_parameters(ctx, mixer.descriptor), mixer.num_layers);
-  add("mlp", 3 * hidden * model.intermediate_size(), model.num_layers());
-  add("norms", (2 * model.num_layers() + 1) * hidden, 1);
-  lines.push_back(count_line("all", sum, 1));
-  if (model.vocab_size() == 0)
+  for (const ParameterCount& count : parameter_counts(ctx, run)) sum += count.sum();
+  return sum;
+}
+
+std::vector<std::string> parameter_lines(Context& ctx, const config::Run& run) {
+  std::vector<std::string> lines;
+  for (const ParameterCount& count : parameter_counts(ctx, run)) lines.push_back(count.line());
+  lines.push_back(ParameterCount{"all", count_parameters(ctx, run), 1}.line());
+  if (run.model().vocab_size() == 0)
     lines.push_back("without the embedding, as model.vocab_size comes from the tokens");
   return lines;
 }

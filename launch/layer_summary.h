@@ -15,8 +15,9 @@ std::vector<std::string> mixer_lines(const config::Run& run);
 // Which layers hold what, as "0-2 gated_delta, 3 full, ...": runs of equal layers.
 std::string layer_ranges(const config::Run& run);
 
-// Parameters by kind of layer, one line each, and their sum. Builds one mixer of each kind,
-// without values for its weights.
+// Parameters by kind of layer, and their sum: one line each. Builds one mixer of each kind, without
+// values for its weights.
+int64_t count_parameters(Context& ctx, const config::Run& run);
 std::vector<std::string> parameter_lines(Context& ctx, const config::Run& run);
 
 }  // namespace longship

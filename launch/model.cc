@@ -1,6 +1,8 @@
 #include "launch/model.h"
 
 #include "launch/layers.h"
+#include "parallel/replicated_parameters.h"
+#include "parallel/sharded_parameters.h"
 
 namespace longship {
 
@@ -31,7 +33,11 @@ Model make_model(Context& ctx, const config::Run& run, const Group& sp) {
                                .tied_embeddings = model.tied_embeddings(),
                                .recompute = recompute_of(run.train()),
                                .loss_chunk_tokens = run.train().loss_chunk_tokens()};
-  Model made{.parameters = ParameterList(ctx, compute_dtype(run), run.train().seed()),
+  const DType dtype = compute_dtype(run);
+  const uint64_t seed = run.train().seed();
+  Model made{.parameters = run.parallel().zero() == config::Parallel::NONE
+                               ? ParameterList(ctx, dtype, seed)
+                               : ParameterList::without_values(ctx, dtype, seed),
              .transformer = nullptr};
   const AttentionTarget target{.device = ctx.memory->device().kind,
                                .deterministic = ctx.deterministic};
@@ -41,6 +47,22 @@ Model make_model(Context& ctx, const config::Run& run, const Group& sp) {
   if (run.optim().decay_all())
     for (Parameter& parameter : made.parameters.all()) parameter.decay = true;
   return made;
+}
+
+std::unique_ptr<ParameterExchange> make_parameter_exchange(Context& ctx, const config::Run& run,
+                                                           Model& model, const Group& world) {
+  const std::vector<size_t>& units = model.transformer->unit_begins();
+  std::unique_ptr<ParameterExchange> exchange;
+  if (run.parallel().zero() == config::Parallel::NONE) {
+    exchange = std::make_unique<ReplicatedParameters>(ctx, model.parameters, units, world);
+  } else {
+    // The numbers of stages are those of the paper, here as there.
+    const auto stage = static_cast<ZeroStage>(run.parallel().zero());
+    exchange = std::make_unique<ShardedParameters>(ctx, model.parameters, units,
+                                                   world.split(0, world.rank()), stage);
+  }
+  model.transformer->set_parameter_use(exchange.get());
+  return exchange;
 }
 
 }  // namespace longship

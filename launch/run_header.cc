@@ -2,6 +2,7 @@
 
 #include "launch/layer_summary.h"
 #include "launch/layers.h"
+#include "launch/state_memory.h"
 #include "runtime/telemetry/progress_line.h"
 
 namespace longship {
@@ -26,9 +27,6 @@ std::string run_header(const config::Run& run, const Job& job, const Mesh& mesh,
                        const Packing& packing, const TokenFile& tokens) {
   const config::Train& train = run.train();
   const int64_t num_parameters = model.parameters.num_elements();
-  const int64_t compute_copy_bytes = train.precision() == config::Train::BF16 ? 2 : 0;
-  const int64_t moment_bytes = run.optim().bf16_moments() ? 2 : 4;
-  const int64_t state_bytes = num_parameters * (4 + 2 * moment_bytes + compute_copy_bytes);
   const double epochs = static_cast<double>(train.steps() * train.global_batch()) /
                         static_cast<double>(packing.num_samples());
   std::string text;
@@ -51,10 +49,9 @@ std::string run_header(const config::Run& run, const Job& job, const Mesh& mesh,
       train.global_batch(), train.context(),
       (train.micro_batch() * train.context() + mesh.sp.size() - 1) / mesh.sp.size(), train.steps(),
       epochs);
-  text += fmt::format(
-      "memory    {} for weights and optimizer on each rank, plus gradients and "
-      "activations{}\n",
-      short_bytes(state_bytes), recomputation(train));
+  text +=
+      fmt::format("memory    {}, plus activations{}\n",
+                  state_memory_text(run, num_parameters, mesh.world.size()), recomputation(train));
   const bool repeats = job.ctx.gpu == nullptr || job.ctx.deterministic;
   text += fmt::format(
       "numerics  {}, {}",

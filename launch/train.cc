@@ -151,8 +151,9 @@ int run_train(const TrainArguments& arguments) {
   });
 
   Model model = make_model(job.ctx, run, mesh.sp);
+  const auto exchange = make_parameter_exchange(job.ctx, run, model, mesh.world);
   AdamW optimizer(job.ctx, model.parameters, optimizer_options(run.optim()));
-  const CheckpointSource checkpoint_source{run, mesh, model, optimizer, *tokens};
+  const CheckpointSource checkpoint_source{run, mesh, model, *exchange, optimizer, *tokens};
   const Warn warn = [&](const std::string& message) { job.say(message); };
 
   TrainingState state;
@@ -197,7 +198,7 @@ int run_train(const TrainArguments& arguments) {
       if (state.step + 1 < run.train().steps()) step_batches.prepare();
     };
     const StepOutcome outcome = train_step(
-        job.ctx, model, optimizer, mesh, micro_batches,
+        job.ctx, {model, *exchange, optimizer, mesh}, micro_batches,
         {.learning_rate = rate, .clip_norm = run.optim().clip_norm(), .meanwhile = meanwhile});
     state.step += 1;
     state.next_sample += run.train().global_batch();

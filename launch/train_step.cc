@@ -2,8 +2,8 @@
 
 #include <cmath>
 
+#include "launch/agreement.h"
 #include "optim/gradient_norm.h"
-#include "parallel/gradient_reduction.h"
 #include "runtime/autograd/tape.h"
 #include "runtime/host_copy.h"
 
@@ -17,31 +17,42 @@ double scalar(const Tensor& tensor) {
 }
 
 // Adds the gradient of sum(loss) / num_loss_tokens of one micro-batch; returns its sum of losses,
-// on its way to the host. `complete` hears which gradients this was the last contribution to.
-Tensor accumulate_gradients(Context& ctx, Model& model, const Batch& batch, int64_t num_loss_tokens,
-                            const Transformer::GradientsComplete& complete = {}) {
+// on its way to the host.
+Tensor accumulate_gradients(Context& ctx, const Training& training, const Batch& batch,
+                            int64_t num_loss_tokens, bool is_last) {
+  training.exchange.begin_micro_batch(is_last);
   Tape tape;
   Context recording = ctx;
   recording.tape = &tape;
-  const Variable loss = model.transformer->loss_sum(recording, batch.tokens_T, batch.targets_T,
-                                                    batch.loss_weights_T, batch.plan, complete);
+  const Variable loss = training.model.transformer->loss_sum(
+      recording, batch.tokens_T, batch.targets_T, batch.loss_weights_T, batch.plan);
   const Tensor sum = start_download(ctx, loss.value());
   tape.backward(recording, loss, 1.0 / static_cast<double>(num_loss_tokens));
+  training.exchange.end_micro_batch();
   return sum;
 }
 
 // Runs the step again, checking the output of every op, so that the error names the first bad one.
-[[noreturn]] void explain_non_finite(Context& ctx, Model& model, const Mesh& mesh,
+[[noreturn]] void explain_non_finite(Context& ctx, const Training& training,
                                      std::span<const Batch> micro_batches, int64_t num_loss_tokens,
                                      const std::string& symptom) {
-  const std::string bad_gradient = first_non_finite(ctx, model.parameters);
-  model.parameters.clear_gradients();
+  const ParameterList& parameters = training.model.parameters;
+  const std::string bad_gradient = first_non_finite(ctx, parameters, training.exchange.sharers());
+  training.exchange.begin_step();
   ctx.check_finite = true;
-  for (const Parameter& parameter : model.parameters.all())
-    check_finite(ctx, fmt::format("parameter {}", parameter.name), parameter.master);
-  for (const Batch& batch : micro_batches) accumulate_gradients(ctx, model, batch, num_loss_tokens);
+  run_together(training.mesh.world, "train.check_parameters", [&] {
+    for (const Parameter& parameter : parameters.all())
+      check_finite(ctx,
+                   parameter.first_element == 0
+                       ? fmt::format("parameter {}", parameter.name)
+                       : fmt::format("parameter {} from element {} on", parameter.name,
+                                     parameter.first_element),
+                   parameter.master);
+  });
+  for (const Batch& batch : micro_batches)
+    accumulate_gradients(ctx, training, batch, num_loss_tokens, /*is_last=*/false);
   // Another rank may have found the culprit: it ends the job with its message, here we wait.
-  mesh.world.barrier("train.explain_non_finite");
+  training.mesh.world.barrier("train.explain_non_finite");
   throw Error(ErrorCode::kNonFinite,
               {.what = symptom,
                .expected = "finite loss and gradients",
@@ -52,8 +63,9 @@ Tensor accumulate_gradients(Context& ctx, Model& model, const Batch& batch, int6
 
 }  // namespace
 
-StepOutcome train_step(Context& ctx, Model& model, AdamW& optimizer, const Mesh& mesh,
-                       std::span<const Batch> micro_batches, const StepOptions& options) {
+StepOutcome train_step(Context& ctx, const Training& training, std::span<const Batch> micro_batches,
+                       const StepOptions& options) {
+  const Mesh& mesh = training.mesh;
   // Every rank of an sp group holds the same micro-batches, so their counts are summed over dp.
   StepOutcome outcome;
   int64_t num_tokens = 0, num_loss_tokens = 0;
@@ -70,22 +82,16 @@ StepOutcome train_step(Context& ctx, Model& model, AdamW& optimizer, const Mesh&
                  .expected = "at least one token with loss weight 1 in train.global_batch samples",
                  .next = "raise train.global_batch, or check the prompts of the prepared data"});
 
-  model.parameters.clear_gradients();
-  // Gradients are summed over ranks while the last backward goes on to earlier layers.
-  GradientReduction reduction(ctx, model.parameters, mesh.world);
-  const auto complete = [&](Context&, size_t first) { reduction.begin_from(first); };
+  training.exchange.begin_step();
   std::vector<Tensor> losses;
-  for (const Batch& batch : micro_batches) {
-    const bool last = &batch == &micro_batches.back();
-    losses.push_back(accumulate_gradients(
-        ctx, model, batch, outcome.num_loss_tokens,
-        last ? Transformer::GradientsComplete(complete) : Transformer::GradientsComplete()));
-  }
-  reduction.finish();
+  for (const Batch& batch : micro_batches)
+    losses.push_back(accumulate_gradients(ctx, training, batch, outcome.num_loss_tokens,
+                                          /*is_last=*/&batch == &micro_batches.back()));
+  training.exchange.finish_gradients();
   if (options.meanwhile) options.meanwhile();
 
   // The norm is on the host when the GPU is done with all that is before it, the losses included.
-  outcome.grad_norm = gradient_norm(ctx, model.parameters);
+  outcome.grad_norm = gradient_norm(ctx, training.model.parameters, training.exchange.sharers());
   double loss_sum = 0;
   for (const Tensor& loss : losses) loss_sum += scalar(loss);
   loss_sum = mesh.world.all_reduce_value("train.loss", loss_sum, ReduceOp::kSum);
@@ -93,9 +99,11 @@ StepOutcome train_step(Context& ctx, Model& model, AdamW& optimizer, const Mesh&
   outcome.loss = loss_sum / static_cast<double>(outcome.num_loss_tokens);
   if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm))
     explain_non_finite(
-        ctx, model, mesh, micro_batches, outcome.num_loss_tokens,
+        ctx, training, micro_batches, outcome.num_loss_tokens,
         fmt::format("loss {} with gradient norm {}", outcome.loss, outcome.grad_norm));
-  optimizer.step(ctx, options.learning_rate, clip_scale(outcome.grad_norm, options.clip_norm));
+  training.optimizer.step(ctx, options.learning_rate,
+                          clip_scale(outcome.grad_norm, options.clip_norm));
+  training.exchange.updated();
   return outcome;
 }
 

@@ -9,8 +9,17 @@
 #include "launch/model.h"
 #include "optim/adamw.h"
 #include "parallel/mesh.h"
+#include "parallel/parameter_exchange.h"
 
 namespace longship {
+
+// What steps work on.
+struct Training {
+  Model& model;
+  ParameterExchange& exchange;  // of the model's parameters
+  AdamW& optimizer;
+  const Mesh& mesh;
+};
 
 struct StepOptions {
   double learning_rate = 0;
@@ -33,7 +42,7 @@ struct StepOutcome {
 //
 // The batches lie where the model does. The host waits for a GPU once, for loss and norm; when the
 // step returns, the update may still be under way there.
-StepOutcome train_step(Context& ctx, Model& model, AdamW& optimizer, const Mesh& mesh,
-                       std::span<const Batch> micro_batches, const StepOptions& options);
+StepOutcome train_step(Context& ctx, const Training& training, std::span<const Batch> micro_batches,
+                       const StepOptions& options);
 
 }  // namespace longship

@@ -46,12 +46,13 @@ bf16 round_stochastically(float value, uint32_t random) {
   return result;
 }
 
-// With moments in bf16. Block i / 4 of the random numbers is that of four elements: low halves for
-// m, high ones for v.
-void update_bf16(const Coefficients<float>& c, uint64_t seed, uint64_t stream, int64_t begin,
-                 int64_t end, const float* gradient, float* p, bf16* m, bf16* v) {
+// With moments in bf16. Block i / 4 of the random numbers is that of four elements, counted from
+// the parameter's first, as `offset` is: low halves for m, high ones for v.
+void update_bf16(const Coefficients<float>& c, uint64_t seed, uint64_t stream, int64_t offset,
+                 int64_t begin, int64_t end, const float* gradient, float* p, bf16* m, bf16* v) {
+  static_assert(kPieceElements % 4 == 0);
   for (int64_t first = begin; first < end; first = (first / 4 + 1) * 4) {
-    const PhiloxBlock block = philox(seed, stream, static_cast<uint64_t>(first / 4));
+    const PhiloxBlock block = philox(seed, stream, static_cast<uint64_t>((offset + first) / 4));
     for (int64_t i = first; i < std::min(end, (first / 4 + 1) * 4); ++i) {
       float wide_m = static_cast<float>(m[i]), wide_v = static_cast<float>(v[i]);
       update(c, 0, 1, gradient + i, p + i, &wide_m, &wide_v);
@@ -118,7 +119,8 @@ void AdamW::step_cpu(const Context& ctx, double learning_rate, double gradient_s
   for (Parameter& parameter : parameters_->all()) {
     const Moments& moments = moments_[index++];
     const Tensor& master = parameter.master;
-    const Gradient& slot = *parameter.variable.gradient();
+    if (master.numel() == 0) continue;
+    const Gradient& slot = *parameter.gradient;
     const Tensor gradient =
         slot.defined() ? slot.sum().contiguous() : ctx.zeros(master.shape(), master.dtype());
     const double decay = parameter.decay ? options_.weight_decay : 0;
@@ -140,7 +142,8 @@ void AdamW::step_cpu(const Context& ctx, double learning_rate, double gradient_s
         if constexpr (std::is_same_v<T, float>) {
           if (moments.m.dtype() == DType::kBF16)
             return update_bf16(c, static_cast<uint64_t>(num_steps_), stream_of(parameter.name),
-                               begin, end, g, p, moments.m.data<bf16>(), moments.v.data<bf16>());
+                               parameter.first_element, begin, end, g, p, moments.m.data<bf16>(),
+                               moments.v.data<bf16>());
         }
         update(c, begin, end, g, p, moments.m.data<T>(), moments.v.data<T>());
       });
@@ -159,15 +162,17 @@ void AdamW::step_cuda(const Context& ctx, double learning_rate, double gradient_
   for (Parameter& parameter : parameters_->all()) {
     const Moments& moments = moments_[index++];
     const Tensor& master = parameter.master;
-    const Tensor& copy = parameter.variable.value();
-    const Gradient& slot = *parameter.variable.gradient();
+    if (master.numel() == 0) continue;
+    const Tensor& copy = parameter.copy;
+    const Gradient& slot = *parameter.gradient;
     if (slot.defined()) packed.push_back(slot.sum().contiguous());
     entries.push_back({.gradient = slot.defined() ? packed.back().device_data<float>() : nullptr,
                        .master = master.device_data<float>(),
                        .m = moments.m.address(),
                        .v = moments.v.address(),
-                       .copy = copy.dtype() == DType::kBF16 ? copy.address() : nullptr,
+                       .copy = copy.defined() ? copy.address() : nullptr,
                        .num_elements = master.numel(),
+                       .first_element = parameter.first_element,
                        .first_chunk = num_chunks,
                        .random_stream = stream_of(parameter.name),
                        .decays = parameter.decay});

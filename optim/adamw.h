@@ -51,8 +51,9 @@ class AdamW {
   int64_t num_steps() const { return num_steps_; }
   void set_num_steps(int64_t num_steps) { num_steps_ = num_steps; }
 
-  // The moments as "optim.m.<parameter>" and "optim.v.<parameter>"; views, so reading a checkpoint
-  // into them restores the optimizer.
+  // The moments as "optim.m.<parameter>" and "optim.v.<parameter>", of one parameter after another
+  // and in the shapes of their masters; views, so reading a checkpoint into them restores the
+  // optimizer.
   std::vector<NamedTensor> state() const;
 
  private:

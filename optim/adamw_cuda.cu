@@ -46,7 +46,7 @@ __device__ void update(const AdamWCuda& op, const AdamWEntry& entry, float scale
   if (entry.copy != nullptr) store_elements(p, static_cast<__nv_bfloat16*>(entry.copy) + i);
   if constexpr (sizeof(M) == sizeof(__nv_bfloat16)) {
     // Block i / 4 of random numbers is that of four elements: low halves for m, high ones for v.
-    const uint4 block = philox(op.random_seed, entry.random_stream, i / 4);
+    const uint4 block = philox(op.random_seed, entry.random_stream, (entry.first_element + i) / 4);
     const uint32_t words[4] = {block.x, block.y, block.z, block.w};
 #pragma unroll
     for (int j = 0; j < kSize; ++j) {

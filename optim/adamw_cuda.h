@@ -18,6 +18,7 @@ struct AdamWEntry {
   void* v = nullptr;
   void* copy = nullptr;  // in bf16, written too; null: there is none
   int64_t num_elements = 0;
+  int64_t first_element = 0;   // of these tensors in the parameter; a multiple of 4
   int64_t first_chunk = 0;     // how many chunks the entries before have together
   uint64_t random_stream = 0;  // for rounding moments to bf16
   bool decays = true;

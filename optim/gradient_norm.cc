@@ -3,18 +3,19 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "optim/gradient_norm_cuda.h"
-#include "runtime/device_dispatch.h"
 #include "runtime/gpu.h"
+#include "runtime/host_copy.h"
 #include "runtime/parallel_for.h"
 
 namespace longship {
 namespace {
 
-// Fixed, so that the order of the sum does not depend on the number of threads.
-constexpr int64_t kBlock = 1 << 14;
+static_assert(kGradientChunk == kPieceElements);
+constexpr int64_t kBlock = kPieceElements;
 
 // Calls f(block, begin, end) for each block of `count` elements, blocks shared out over threads.
 template <class F>
@@ -25,8 +26,8 @@ void for_each_block(const Context& ctx, int64_t count, F&& f) {
   });
 }
 
-double sum_of_squares(const Context& ctx, const Tensor& tensor) {
-  std::vector<double> partial(static_cast<size_t>((tensor.numel() + kBlock - 1) / kBlock));
+// squares[b] = sum of the squares of block b.
+void sum_block_squares(const Context& ctx, const Tensor& tensor, double* squares) {
   dispatch_floating(tensor.dtype(), [&](auto tag) {
     const auto* data = tensor.data<decltype(tag)>();
     for_each_block(ctx, tensor.numel(), [&](int64_t block, int64_t begin, int64_t end) {
@@ -38,12 +39,9 @@ double sum_of_squares(const Context& ctx, const Tensor& tensor) {
       }
       double sum = 0;
       for (double lane : lanes) sum += lane;
-      partial[static_cast<size_t>(block)] = sum;
+      squares[block] = sum;
     });
   });
-  double sum = 0;
-  for (double value : partial) sum += value;
-  return sum;
 }
 
 bool is_finite(const Context& ctx, const Tensor& tensor) {
@@ -60,90 +58,100 @@ bool is_finite(const Context& ctx, const Tensor& tensor) {
   return finite;
 }
 
-double sum_of_squares(const Context& ctx, const ParameterList& parameters) {
-  double sum = 0;
-  for (const Parameter& parameter : parameters.all()) {
-    const Gradient& gradient = *parameter.variable.gradient();
-    if (gradient.defined()) sum += sum_of_squares(ctx, gradient.sum().contiguous());
-  }
-  return sum;
-}
-
-std::string first_non_finite_cpu(const Context& ctx, const ParameterList& parameters) {
-  for (const Parameter& parameter : parameters.all()) {
-    const Gradient& gradient = *parameter.variable.gradient();
-    if (gradient.defined() && !is_finite(ctx, gradient.sum().contiguous())) return parameter.name;
-  }
-  return {};
-}
-
-// The sums of squares of all chunks of the gradients on a GPU.
-struct ChunkSquares {
-  Tensor squares_C;  // fp64
-  std::vector<const Parameter*> parameters;
-  std::vector<GradientEntry> entries;  // of these parameters
+// The gradients that this rank holds, whole or in pieces.
+struct HeldGradient {
+  Tensor values;             // contiguous
+  int64_t parameter = 0;     // its number in the list
+  int64_t first_square = 0;  // the number of its first block among those of all parameters
 };
 
-ChunkSquares chunk_squares(const Context& ctx, const ParameterList& parameters) {
-  ChunkSquares result;
-  std::vector<Tensor> packed;  // kept until the kernel is enqueued
-  int64_t num_chunks = 0;
+struct HeldGradients {
+  std::vector<HeldGradient> gradients;
+  int64_t num_blocks = 0;  // of all parameters, held or not
+};
+
+HeldGradients held_gradients(const ParameterList& parameters) {
+  HeldGradients held;
+  int64_t number = 0;
   for (const Parameter& parameter : parameters.all()) {
-    const Gradient& gradient = *parameter.variable.gradient();
-    if (!gradient.defined()) continue;
-    packed.push_back(gradient.sum().contiguous());
-    result.parameters.push_back(&parameter);
-    result.entries.push_back({.data = packed.back().device_data<float>(),
-                              .num_elements = packed.back().numel(),
-                              .first_chunk = num_chunks});
-    num_chunks += (packed.back().numel() + kGradientChunk - 1) / kGradientChunk;
+    if (parameter.gradient->defined() && parameter.master.numel() > 0)
+      held.gradients.push_back({parameter.gradient->sum().contiguous(), number,
+                                held.num_blocks + parameter.first_element / kBlock});
+    held.num_blocks += (parameter.variable.value().numel() + kBlock - 1) / kBlock;
+    ++number;
   }
-  result.squares_C = ctx.empty({num_chunks}, DType::kF64);
-  const Tensor entries_N = upload_table(ctx, std::span<const GradientEntry>(result.entries));
+  return held;
+}
+
+void sum_squares_cuda(const Context& ctx, const HeldGradients& held, const Tensor& squares_C) {
+  std::vector<GradientEntry> entries;
+  int64_t num_chunks = 0;
+  for (const HeldGradient& gradient : held.gradients) {
+    entries.push_back({.data = gradient.values.device_data<float>(),
+                       .num_elements = gradient.values.numel(),
+                       .first_chunk = num_chunks,
+                       .first_square = gradient.first_square});
+    num_chunks += (gradient.values.numel() + kBlock - 1) / kBlock;
+  }
+  const Tensor entries_N = upload_table(ctx, std::span<const GradientEntry>(entries));
   sum_chunk_squares_cuda(reinterpret_cast<const GradientEntry*>(entries_N.address()),
-                         std::ssize(result.entries), num_chunks,
-                         result.squares_C.device_data<double>(), compute_stream(ctx));
-  return result;
+                         std::ssize(entries), num_chunks, squares_C.device_data<double>(),
+                         compute_stream(ctx));
 }
 
-void sum_of_squares_cuda(const Context& ctx, const ParameterList& parameters,
-                         const Tensor& total_1) {
-  const Tensor squares_C = chunk_squares(ctx, parameters).squares_C;
-  add_chunk_squares_cuda(squares_C.device_data<double>(), squares_C.numel(),
-                         total_1.device_data<double>(), compute_stream(ctx));
-}
-
-std::string first_non_finite_cuda(const Context& ctx, const ParameterList& parameters) {
-  const ChunkSquares chunks = chunk_squares(ctx, parameters);
-  const Tensor squares_C = chunks.squares_C.to(std::make_shared<Memory>());
-  int64_t chunk = 0;
-  while (chunk < squares_C.numel() && std::isfinite(squares_C.data<double>()[chunk])) ++chunk;
-  if (chunk == squares_C.numel()) return {};
-  size_t owner = 0;
-  while (owner + 1 < chunks.entries.size() && chunks.entries[owner + 1].first_chunk <= chunk)
-    ++owner;
-  return chunks.parameters[owner]->name;
+bool is_finite_cuda(const Context& ctx, const HeldGradient& gradient) {
+  const HeldGradients alone = {.gradients = {{gradient.values}}};
+  const int64_t num_blocks = (gradient.values.numel() + kBlock - 1) / kBlock;
+  const Tensor squares_C = ctx.empty({num_blocks}, DType::kF64);
+  sum_squares_cuda(ctx, alone, squares_C);
+  // No square of a finite fp32 number overflows in fp64.
+  return is_finite(ctx, squares_C.to(std::make_shared<Memory>()));
 }
 
 }  // namespace
 
-Tensor squared_gradient_norm(const Context& ctx, const ParameterList& parameters) {
+Tensor squared_gradient_norm(const Context& ctx, const ParameterList& parameters,
+                             const Group& sharers) {
+  const HeldGradients held = held_gradients(parameters);
+  const Tensor squares_C = ctx.zeros({held.num_blocks}, DType::kF64);
   const Tensor total_1 = ctx.empty({1}, DType::kF64);
-  dispatch_device(
-      total_1, [&] { *total_1.data<double>() = sum_of_squares(ctx, parameters); },
-      [&] { sum_of_squares_cuda(ctx, parameters, total_1); });
+  const bool on_host = ctx.memory->device().kind == DeviceKind::kCpu;
+  if (on_host) {
+    for (const HeldGradient& gradient : held.gradients)
+      sum_block_squares(ctx, gradient.values, squares_C.data<double>() + gradient.first_square);
+  } else {
+    sum_squares_cuda(ctx, held, squares_C);
+  }
+  // One rank has a sum, the others add zero to it.
+  sharers.all_reduce("gradient_norm", squares_C).wait();
+  if (on_host) {
+    const double* squares = squares_C.data<double>();
+    *total_1.data<double>() = std::accumulate(squares, squares + held.num_blocks, 0.0);
+  } else {
+    add_chunk_squares_cuda(squares_C.device_data<double>(), held.num_blocks,
+                           total_1.device_data<double>(), compute_stream(ctx));
+  }
   return total_1;
 }
 
-double gradient_norm(const Context& ctx, const ParameterList& parameters) {
-  const Tensor squared = squared_gradient_norm(ctx, parameters);
-  const bool on_host = squared.device().kind == DeviceKind::kCpu;
-  return std::sqrt(*(on_host ? squared : squared.to(std::make_shared<Memory>())).data<double>());
+double gradient_norm(const Context& ctx, const ParameterList& parameters, const Group& sharers) {
+  const Tensor squared = squared_gradient_norm(ctx, parameters, sharers);
+  return std::sqrt(*squared.to(host_context(ctx).memory).data<double>());
 }
 
-std::string first_non_finite(const Context& ctx, const ParameterList& parameters) {
-  return ctx.memory->device().kind == DeviceKind::kCpu ? first_non_finite_cpu(ctx, parameters)
-                                                       : first_non_finite_cuda(ctx, parameters);
+std::string first_non_finite(const Context& ctx, const ParameterList& parameters,
+                             const Group& sharers) {
+  const bool on_host = ctx.memory->device().kind == DeviceKind::kCpu;
+  int64_t first = std::ssize(parameters.all());
+  for (const HeldGradient& gradient : held_gradients(parameters).gradients) {
+    const bool finite = on_host ? is_finite(ctx, gradient.values) : is_finite_cuda(ctx, gradient);
+    if (finite) continue;
+    first = gradient.parameter;
+    break;
+  }
+  first = sharers.all_reduce_value("gradient_norm", first, ReduceOp::kMin);
+  return first < std::ssize(parameters.all()) ? parameters.all()[static_cast<size_t>(first)].name
+                                              : std::string();
 }
 
 double clip_scale(double norm, double max_norm) {

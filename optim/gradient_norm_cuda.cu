@@ -33,7 +33,9 @@ __device__ void add_squares(const float (&values)[kGroup], double& sum) {
 __global__ void __launch_bounds__(kThreads)
     chunk_kernel(const GradientEntry* entries_N, int64_t num_entries, double* squares_C) {
   double sum = 0;
+  int64_t place = 0;
   auto add = [&](const GradientEntry& entry, int64_t begin, int64_t end) {
+    place = entry.first_square + begin / kGradientChunk;
     const float* const data = entry.data + begin + threadIdx.x * kGroup;
     if (end - begin == kGradientChunk && reinterpret_cast<uintptr_t>(data) % 16 == 0) {
 #pragma unroll 8
@@ -55,7 +57,7 @@ __global__ void __launch_bounds__(kThreads)
   };
   for_own_chunk(entries_N, num_entries, kGradientChunk, add);
   sum = block_sum<kThreads>(sum);
-  if (threadIdx.x == 0) squares_C[blockIdx.x] = sum;
+  if (threadIdx.x == 0) squares_C[place] = sum;
 }
 
 __global__ void __launch_bounds__(kTotalThreads)

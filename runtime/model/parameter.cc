@@ -31,8 +31,8 @@ double initial_value(const Initializer& init, uint64_t seed, uint64_t stream, in
 }
 
 // Fills `part`, elements from `first` on of a parameter, in host memory.
-void initialize(const Context& ctx, const Tensor& part, int64_t first, const Initializer& init,
-                uint64_t seed, uint64_t stream) {
+void fill(const Context& ctx, const Tensor& part, int64_t first, const Initializer& init,
+          uint64_t seed, uint64_t stream) {
   dispatch_floating(part.dtype(), [&](auto tag) {
     using T = decltype(tag);
     T* data = part.data<T>();
@@ -44,46 +44,63 @@ void initialize(const Context& ctx, const Tensor& part, int64_t first, const Ini
   });
 }
 
+}  // namespace
+
 // On a GPU the values come from the host, a piece at a time: those of log and cos there have other
 // last bits.
-void initialize(const Context& ctx, const Tensor& master, const Initializer& init, uint64_t seed,
-                uint64_t stream) {
+void ParameterList::initialize(const Parameter& parameter) const {
+  const Tensor& master = parameter.master;
   if (!master.has_elements()) return;
-  if (master.device().kind == DeviceKind::kCpu)
-    return initialize(ctx, master, 0, init, seed, stream);
-  constexpr int64_t kPieceElements = int64_t{1} << 24;
+  const bool on_host = master.device().kind == DeviceKind::kCpu;
+  const int64_t piece_elements = on_host ? master.numel() : int64_t{1} << 24;
   const Tensor flat = master.reshape({-1});
   const auto host = std::make_shared<Memory>();
-  for (int64_t begin = 0; begin < flat.numel(); begin += kPieceElements) {
-    const Tensor piece = flat.slice(0, begin, std::min(kPieceElements, flat.numel() - begin));
-    const Tensor values = Tensor::empty(host, piece.shape(), piece.dtype());
-    initialize(ctx, values, begin, init, seed, stream);
-    piece.copy_from(values);
+  for (int64_t begin = 0; begin < flat.numel(); begin += piece_elements) {
+    const Tensor piece = flat.slice(0, begin, std::min(piece_elements, flat.numel() - begin));
+    const Tensor values = on_host ? piece : Tensor::empty(host, piece.shape(), piece.dtype());
+    fill(*ctx_, values, parameter.first_element + begin, parameter.init, seed_,
+         stream_of(parameter.name));
+    if (!on_host) piece.copy_from(values);
   }
+  if (parameter.copy.defined()) parameter.copy.copy_from(master);
 }
-
-}  // namespace
 
 Variable ParameterList::add(const std::string& name, Shape shape, Initializer init, bool decay,
                             Precision precision) {
   LONGSHIP_CHECK(find(name) == nullptr, "parameter {} exists twice", name);
   const DType master_dtype = accumulator_dtype(compute_);
-  Tensor master = ctx_->empty(shape, master_dtype);
-  if (has_values_) initialize(*ctx_, master, init, seed_, stream_of(name));
-  Variable variable(precision == Precision::kMaster ? master : master.to(compute_),
-                    std::make_shared<Gradient>(shape, master_dtype));
-  parameters_.push_back({name, master, variable, decay});
+  const DType dtype = precision == Precision::kMaster ? master_dtype : compute_;
+  const auto gradient = std::make_shared<Gradient>(shape, master_dtype);
+  if (!has_values_) {
+    const Variable variable(Tensor::without_elements(ctx_->memory, std::move(shape), dtype),
+                            gradient);
+    parameters_.push_back({.name = name, .variable = variable, .decay = decay, .init = init});
+    return variable;
+  }
+  const Tensor master = ctx_->empty(shape, master_dtype);
+  const Tensor copy = dtype == master_dtype ? Tensor() : ctx_->empty(std::move(shape), dtype);
+  const Variable variable(copy.defined() ? copy : master, gradient);
+  parameters_.push_back({.name = name,
+                         .variable = variable,
+                         .decay = decay,
+                         .init = init,
+                         .master = master,
+                         .copy = copy,
+                         .gradient = gradient});
+  initialize(parameters_.back());
   return variable;
 }
 
 void ParameterList::refresh_compute_copies() {
   for (Parameter& parameter : parameters_)
-    if (parameter.variable.dtype() != parameter.master.dtype())
-      parameter.variable.value().copy_from(parameter.master);
+    if (parameter.copy.defined()) parameter.copy.copy_from(parameter.master);
 }
 
 void ParameterList::clear_gradients() {
-  for (Parameter& parameter : parameters_) parameter.variable.gradient()->clear();
+  for (Parameter& parameter : parameters_) {
+    parameter.variable.gradient()->clear();
+    if (parameter.gradient != nullptr) parameter.gradient->clear();
+  }
 }
 
 const Parameter* ParameterList::find(const std::string& name) const {
@@ -94,7 +111,7 @@ const Parameter* ParameterList::find(const std::string& name) const {
 
 int64_t ParameterList::num_elements() const {
   int64_t count = 0;
-  for (const Parameter& parameter : parameters_) count += parameter.master.numel();
+  for (const Parameter& parameter : parameters_) count += parameter.variable.value().numel();
   return count;
 }
 

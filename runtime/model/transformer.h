@@ -10,11 +10,11 @@
 // norms and embeddings.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <vector>
 
 #include "runtime/model/mixer.h"
+#include "runtime/model/parameter_use.h"
 #include "runtime/model/transformer_shape.h"
 
 namespace longship {
@@ -23,24 +23,24 @@ class DecoderBlock;
 
 class Transformer {
  public:
-  // Called in the backward with the number of a parameter: the gradients of this one and of all
-  // that follow it in the list are complete, as far as this backward adds to them.
-  using GradientsComplete = std::function<void(Context& ctx, size_t first_parameter)>;
-
   Transformer(const TransformerShape& shape, const MixerFactory& make_mixer,
               ParameterList& parameters);
   ~Transformer();
 
+  // `use` is told about every forward and backward from now on, and outlives them; null: nobody.
+  void set_parameter_use(ParameterUse* use) { use_ = use; }
+  // The numbers of the parameters with which units begin: the embedding, each block, the final norm
+  // and, unless it is the embedding, the head.
+  const std::vector<size_t>& unit_begins() const { return unit_begins_; }
+
   // tokens_T: i32 local token ids. Returns the normed final hidden states [T, E]. With
-  // shape().recompute the plan must live until the backward has run, and so must `complete`.
-  Variable hidden_states(Context& ctx, const Tensor& tokens_T, const SequencePlan& plan,
-                         const GradientsComplete& complete = {});
+  // shape().recompute the plan must live until the backward has run.
+  Variable hidden_states(Context& ctx, const Tensor& tokens_T, const SequencePlan& plan);
 
   // Sum over the local tokens of loss_weight * cross-entropy in nats: a [1] tensor in fp32 (fp64).
   // targets_T: i32, ignored where loss_weights_T (fp32) is 0.
   Variable loss_sum(Context& ctx, const Tensor& tokens_T, const Tensor& targets_T,
-                    const Tensor& loss_weights_T, const SequencePlan& plan,
-                    const GradientsComplete& complete = {});
+                    const Tensor& loss_weights_T, const SequencePlan& plan);
 
   // Per-token cross-entropy [T] in fp32 (nats), without recording; for evaluation.
   Tensor token_losses(Context& ctx, const Tensor& tokens_T, const Tensor& targets_T,
@@ -52,10 +52,20 @@ class Transformer {
   const TransformerShape& shape() const { return shape_; }
 
  private:
+  size_t norm_unit() const { return blocks_.size() + 1; }
+  size_t head_unit() const { return shape_.tied_embeddings ? 0 : norm_unit() + 1; }
+  // f(x), which reads the parameters of `unit` in forward and backward.
+  template <class F>
+  Variable in_unit(Context& ctx, size_t unit, const Variable& x, const F& f);
+  // f(), which reads them in the forward only.
+  template <class F>
+  auto in_forward_of(Context& ctx, size_t unit, const F& f);
+
   TransformerShape shape_;
+  ParameterUse* use_ = nullptr;
   Variable embedding_VE_;
   std::vector<std::unique_ptr<DecoderBlock>> blocks_;
-  std::vector<size_t> first_parameters_;  // of each block, as numbers in the list
+  std::vector<size_t> unit_begins_;
   Norm norm_;
   Variable head_VE_;
 };

@@ -136,8 +136,9 @@ TEST(TrainingOnGpu, NamesTheFirstBadTensorAndKeepsTheWeights) {
   const config::Run run = tiny_run("precision: BF16");
   Context ctx = gpu_context(0);
   Model model = make_model(ctx, run, Group::self());
-  AdamW optimizer(ctx, model.parameters, {});
   const Mesh mesh = one_rank();
+  const auto exchange = make_parameter_exchange(ctx, run, model, mesh.world);
+  AdamW optimizer(ctx, model.parameters, {});
   const Parameter& down = *model.parameters.find("model.layers.1.mlp.down_proj.weight");
   Context host;
   const Tensor bad = host.zeros(down.master.shape(), DType::kF32);
@@ -149,7 +150,7 @@ TEST(TrainingOnGpu, NamesTheFirstBadTensorAndKeepsTheWeights) {
   for (Tensor* tensor : {&batch.tokens_T, &batch.targets_T, &batch.loss_weights_T})
     *tensor = upload(ctx, *tensor);
   try {
-    train_step(ctx, model, optimizer, mesh, {&batch, 1}, {.learning_rate = 1e-3});
+    train_step(ctx, {model, *exchange, optimizer, mesh}, {&batch, 1}, {.learning_rate = 1e-3});
     FAIL() << "a step with NaN weights went through";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kNonFinite);

@@ -10,9 +10,7 @@
 #include "tests/support/op_check.h"
 
 namespace longship::testing {
-namespace {
 
-// The part of a rank, where ctx runs.
 Batch share_of(const Context& ctx, const Batch& whole, Layout layout, const Group& sp) {
   const Context host;
   Batch share = whole;
@@ -21,8 +19,6 @@ Batch share_of(const Context& ctx, const Batch& whole, Layout layout, const Grou
     *tensor = upload(ctx, share.plan.shard(host, *tensor));
   return share;
 }
-
-}  // namespace
 
 config::Run resolved_run(const std::string& model, const std::string& parallel,
                          const std::string& train, int num_ranks) {
@@ -73,6 +69,7 @@ std::vector<Tensor> weights_of(const ParameterList& parameters) {
 }
 
 TrainOutcome train(Context& ctx, Model model, const Mesh& mesh, Layout layout, int num_steps) {
+  const auto exchange = make_parameter_exchange(ctx, {}, model, mesh.world);
   AdamW optimizer(ctx, model.parameters, {});
   const int64_t live = ctx.memory->live_bytes();
   ctx.memory->reset_peak();
@@ -84,8 +81,8 @@ TrainOutcome train(Context& ctx, Model model, const Mesh& mesh, Layout layout, i
     std::vector<Batch> shares;
     for (int n = mesh.dp.rank(); n < 2; n += mesh.dp.size())
       shares.push_back(share_of(ctx, batches[n], layout, mesh.sp));
-    const StepOutcome done =
-        train_step(ctx, model, optimizer, mesh, shares, {.learning_rate = 2e-3, .clip_norm = 1.0});
+    const StepOutcome done = train_step(ctx, {model, *exchange, optimizer, mesh}, shares,
+                                        {.learning_rate = 2e-3, .clip_norm = 1.0});
     outcome.losses.push_back(done.loss);
     outcome.norms.push_back(done.grad_norm);
     if (step == 0) outcome.first_gradients = gradients_of(model.parameters);

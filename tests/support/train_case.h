@@ -18,6 +18,9 @@ config::Run resolved_run(const std::string& model, const std::string& parallel,
 // Documents of these lengths, of random tokens, whole, on the host.
 Batch random_training_batch(const std::vector<int64_t>& lengths, uint64_t seed);
 
+// The part of a rank of `sp`, where ctx runs.
+Batch share_of(const Context& ctx, const Batch& whole, Layout layout, const Group& sp);
+
 struct TrainOutcome {
   std::vector<double> losses, norms;
   std::vector<Tensor> first_gradients, weights;  // of each parameter, on the host
