@@ -141,3 +141,25 @@ def tests_are_built(root):
             if parts[0] != "tests" or len(parts) < 3 or not known:
                 violations.append(f"{path}: not in tests/<folder>/, so no program contains it")
     return violations
+
+
+def stand_ins(root):
+    """What a .cu file defines for sources that every build has is defined by a *_absent.cc too, which
+    takes its place in builds without CUDA."""
+    present = set(files(root))
+    text = {path: "\n".join(lines_of(root, path)) for path in present if path.endswith(CPP)}
+    absent = "\n".join(text[path] for path in text if path.endswith("_absent.cc"))
+    always_built = [text[path] for path in text if path.endswith(".cc") and "/cuda/" not in path
+                    and not path.startswith("tests/") and not path.endswith("_absent.cc")]
+    violations = []
+    for path in present:
+        header = re.sub(r"\.cu$", ".h", path)
+        if not path.endswith(".cu") or header not in present:
+            continue
+        declared = re.findall(r"^(?!inline|constexpr|template|struct|class|using|//)\w[^\n({;=]*\b(\w+)\(",
+                              text[header], re.MULTILINE)
+        for name in declared:
+            call = re.compile(rf"\b{name}\(")
+            if any(call.search(source) for source in always_built) and not call.search(absent):
+                violations.append(f"{header}: {name}() has no stand-in for builds without CUDA")
+    return sorted(violations)

@@ -36,6 +36,9 @@ class Tree(unittest.TestCase):
     def test_every_test_source_is_built_and_names_its_ranks(self):
         self.expect_clean(rules.tests_are_built)
 
+    def test_builds_without_cuda_have_all_stand_ins(self):
+        self.expect_clean(rules.stand_ins)
+
 
 class Rules(unittest.TestCase):
     """Each rule speaks up about exactly the file that breaks it."""
@@ -116,6 +119,20 @@ class Rules(unittest.TestCase):
                           "tests/lost_test.cc: not in tests/<folder>/, so no program contains it",
                           "tests/parallel/bad_mpi_test.cc: no line such as `// ranks: 1 2 4`",
                           "tests/parallel/bad_mpi_test.cc: no line `LONGSHIP_MPI_TEST_MAIN()`"])
+
+    def test_stand_ins(self):
+        header = "void {0}_cuda(const {0}&, StreamHandle);\n"
+        tree = {
+            "runtime/ops/add_cuda.h": header.format("Add"), "runtime/ops/add_cuda.cu": "",
+            "runtime/ops/mul_cuda.h": "inline int blocks(int n) {\n" + header.format("Mul"),
+            "runtime/ops/mul_cuda.cu": "",
+            "runtime/ops/ops.cc": "Add_cuda(a, s); Mul_cuda(b, s); blocks(3);\n",
+            "runtime/ops/cuda_absent.cc": "void Add_cuda(const Add&, StreamHandle) {}\n",
+            "parallel/cuda/sum_cuda.h": header.format("Sum"), "parallel/cuda/sum_cuda.cu": "",
+            "parallel/cuda/group.cc": "Sum_cuda(c, s);\n",
+        }
+        self.assertEqual(self.violations(rules.stand_ins, tree),
+                         ["runtime/ops/mul_cuda.h: Mul_cuda() has no stand-in for builds without CUDA"])
 
 
 if __name__ == "__main__":
