@@ -14,7 +14,6 @@ namespace longship {
 namespace {
 
 constexpr int64_t kTileRows = 128;
-constexpr int64_t kWideHead = 128;
 constexpr size_t kKeptGraphs = 256;
 constexpr size_t kKeptTables = 64;
 
@@ -226,45 +225,12 @@ AttentionSizes checked_sizes(const Op& op, const AttentionCall& call) {
   return sizes;
 }
 
-// The next smaller number of key/value heads that divides all of them.
-int64_t fewer(int64_t count, int64_t num_kv_heads) {
-  do --count;
-  while (num_kv_heads % count != 0);
-  return count;
-}
-
 // How many key/value heads with their query heads a deterministic backward takes at a time.
-int64_t heads_for_scores(const CudnnGraphKey& key, int64_t score_bytes) {
+int64_t heads_at_a_time(const CudnnGraphKey& key, int64_t score_bytes) {
   const int64_t of_one = key.num_heads / key.num_kv_heads * key.max_q * key.max_k * 2;
   int64_t count = key.num_kv_heads;
-  while (count > 1 && count * of_one > score_bytes) count = fewer(count, key.num_kv_heads);
+  while (count > 1 && (key.num_kv_heads % count != 0 || count * of_one > score_bytes)) --count;
   return count;
-}
-
-// How many any other launch takes.
-int64_t heads_for_cache(const CudnnGraphKey& key, const CallLaunch& launch,
-                        const CudnnAttentionOptions& options) {
-  int64_t num_rows = 0;
-  for (const CallEntry& entry : launch.entries) num_rows += entry.q_length;
-  int64_t count = key.num_kv_heads;
-  if (num_rows < options.long_rows || launch.band.left || key.head_size < kWideHead) return count;
-  const int64_t of_one = key.num_heads / key.num_kv_heads * num_rows;
-  while (count > 1) {
-    const int64_t next = fewer(count, key.num_kv_heads);
-    if (next * of_one < options.wide_rows) break;
-    count = next;
-  }
-  return count;
-}
-
-// Narrows the graph to so many key/value heads and calls f(first query head, first key/value head)
-// for all runs of them.
-template <class F>
-void for_each_run(CudnnGraphKey& key, int64_t kv_heads, F&& f) {
-  const int64_t all = key.num_kv_heads, group = key.num_heads / key.num_kv_heads;
-  key.num_kv_heads = kv_heads;
-  key.num_heads = kv_heads * group;
-  for (int64_t kv_head = 0; kv_head < all; kv_head += kv_heads) f(kv_head * group, kv_head);
 }
 
 }  // namespace
@@ -274,17 +240,14 @@ void CudnnAttention::forward(Context& ctx, const AttentionCall& call, const Call
   if (call.entries.empty() || !op.q_THD.has_elements()) return;
   for (const CallLaunch& launch : forward_launches(call)) {
     const Span span(launch.entries);
-    CudnnGraphKey key = graph_key(launch, span, sizes, op.scale);
-    const CudnnRagged ragged = ragged_pointers(ctx, key, launch, span, sizes);
-    for_each_run(key, heads_for_cache(key, launch, options_), [&](int64_t head, int64_t kv_head) {
-      execute(ctx, key,
-              {.q = element(op.q_THD, span.q_begin, head * sizes.head_size),
-               .k = element(op.k_SKD, span.k_begin, kv_head * sizes.head_size),
-               .v = element(op.v_SKV, span.k_begin, kv_head * sizes.value_size),
-               .o = element(op.o_THV, span.q_begin, head * sizes.value_size),
-               .lse = element(op.lse_TH, span.q_begin, head),
-               .ragged = ragged});
-    });
+    const CudnnGraphKey key = graph_key(launch, span, sizes, op.scale);
+    execute(ctx, key,
+            {.q = element(op.q_THD, span.q_begin),
+             .k = element(op.k_SKD, span.k_begin),
+             .v = element(op.v_SKV, span.k_begin),
+             .o = element(op.o_THV, span.q_begin),
+             .lse = element(op.lse_TH, span.q_begin),
+             .ragged = ragged_pointers(ctx, key, launch, span, sizes)});
   }
 }
 
@@ -307,19 +270,21 @@ void CudnnAttention::backward(Context& ctx, const AttentionCall& call,
         key.max_k = round_up(span.max_k, kTileRows);
       }
     }
-    const int64_t kv_heads = deterministic ? heads_for_scores(key, options_.score_bytes)
-                                           : heads_for_cache(key, launch, options_);
+    const int64_t kv_heads =
+        deterministic ? heads_at_a_time(key, options_.score_bytes) : key.num_kv_heads;
+    const int64_t group = sizes.num_heads / sizes.num_kv_heads;
+    key.num_kv_heads = kv_heads;
+    key.num_heads = kv_heads * group;
     const Tensor lse =
         key.ragged ? op.lse_TH
                    : op.lse_TH.slice(0, span.q_begin, span.num_q()).transpose(0, 1).contiguous();
-    const bool is_planned = !op.q_THD.has_elements();
-    const CudnnRagged ragged =
-        is_planned ? CudnnRagged() : ragged_pointers(ctx, key, launch, span, sizes);
-    for_each_run(key, kv_heads, [&](int64_t head, int64_t kv_head) {
-      if (is_planned) {
-        ctx.empty({planned_workspace(key)}, DType::kU8);
-        return;
-      }
+    if (!op.q_THD.has_elements()) {
+      ctx.empty({planned_workspace(key)}, DType::kU8);
+      continue;
+    }
+    const CudnnRagged ragged = ragged_pointers(ctx, key, launch, span, sizes);
+    for (int64_t kv_head = 0; kv_head < sizes.num_kv_heads; kv_head += kv_heads) {
+      const int64_t head = kv_head * group;
       auto of_queries = [&](const Tensor& tensor) {
         return element(tensor, span.q_begin, head * tensor.dim(2));
       };
@@ -337,7 +302,7 @@ void CudnnAttention::backward(Context& ctx, const AttentionCall& call,
                .dk = of_keys(op.dk_SKD),
                .dv = of_keys(op.dv_SKV),
                .ragged = ragged});
-    });
+    }
   }
 }
 

@@ -11,13 +11,6 @@ struct CudnnAttentionOptions {
   // into score_bytes, at least those of one key/value head: H / K * q_length * k_length * 2 bytes.
   bool deterministic = false;
   int64_t score_bytes = int64_t{2} << 30;
-  // A launch of at least `long_rows` query rows takes no more key/value heads at a time, with the
-  // query heads that use them, than make `wide_rows` rows times query heads: these fill the GPU,
-  // and more of them would drive each other's keys and sums out of its cache (1 to 8% slower with
-  // cuDNN 9.19 on an H200). Heads of less than 128 elements, and windows, which look at few keys
-  // anyway, gain nothing and are left together.
-  int64_t long_rows = 32768;
-  int64_t wide_rows = 131072;
 };
 
 // Implements CallKernel for bf16 tensors on a GPU and the sizes of require_gpu_attention(); lse is

@@ -217,16 +217,6 @@ TEST(CudnnAttention, DeterministicBackwardGivesTheSameBitsHoweverHeadsAreGrouped
   }
 }
 
-TEST(CudnnAttention, LongCallsTakeFewHeadsAtATime) {
-  Context gpu = poisoned_gpu();
-  for (const Heads& heads : {Heads{8, 4, 128, 128}, Heads{6, 6, 128, 128}})
-    for (const auto& entries :
-         {std::vector<CallEntry>{{0, 256, 0, 256}}, {{0, 129, 0, 129}, {129, 300, 200, 500}}})
-      for (int64_t wide_rows : {1, 2000})  // one key/value head, and some
-        expect_equal_to_plain_loops(gpu, Case(CallMask::causal(), entries, heads),
-                                    {.long_rows = 200, .wide_rows = wide_rows});
-}
-
 TEST(CudnnAttention, TakesTheWorkspaceThatIsPlanned) {
   for (const std::vector<CallEntry>& entries :
        {std::vector<CallEntry>{{0, 1024, 0, 2048}}, {{0, 700, 0, 700}, {700, 900, 700, 1100}}})
