@@ -3,12 +3,10 @@
 // next one of the cluster comes in. What registers cannot hold of the longest rows is read again.
 #include "runtime/ops/cross_entropy_rows_cuda.h"
 
-#include <cooperative_groups.h>
-
 #include <algorithm>
 #include <cmath>
 
-#include "runtime/cuda/cuda_error.h"
+#include "runtime/cuda/cluster.cuh"
 #include "runtime/cuda/row_lanes.cuh"
 
 namespace longship {
@@ -21,9 +19,7 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kLogits = 4;  // neighbours that a thread reads at a time
 constexpr int kHeld = 8;    // times kLogits that it holds
 constexpr int kTile = kThreads * kLogits;
-constexpr int kPortableBlocks = 8;  // of a cluster
-constexpr int kMostBlocks = 16;     // on an H100 or H200
-constexpr int kClusterRows = 8;     // so that few clusters start while others work
+constexpr int kClusterRows = 8;  // so that few clusters start while others work
 static_assert(kLogitRowStep % kLogits == 0);
 
 // Of what is at most 0: below 2^-126 it is 0.
@@ -101,7 +97,7 @@ struct Logits {
 __device__ Softmax cluster_softmax(const cg::cluster_group& cluster, const Softmax& mine,
                                    int parity) {
   __shared__ float2 of_warps[kWarps];
-  __shared__ float2 of_blocks[2][kMostBlocks];
+  __shared__ float2 of_blocks[2][kMostClusterBlocks];
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const unsigned num_blocks = cluster.num_blocks();
   Softmax part = mine.over_warp();
@@ -245,27 +241,15 @@ void cross_entropy_rows(const CrossEntropyRowsCuda& op, StreamHandle stream) {
   constexpr int64_t kResidentBlocks = 132 * 2;
   const int64_t num_tiles = (op.vocab_size + kTile - 1) / kTile;
   int64_t blocks = 1;
-  while (blocks < kMostBlocks && blocks * kHeld < num_tiles) blocks *= 2;
+  while (blocks < kMostClusterBlocks && blocks * kHeld < num_tiles) blocks *= 2;
   const auto kernel = blocks * kHeld < num_tiles ? cross_entropy_rows_kernel<G, true>
                                                  : cross_entropy_rows_kernel<G, false>;
   const auto num_held =
       static_cast<int>(std::min<int64_t>((num_tiles + blocks - 1) / blocks, kHeld));
   const int64_t clusters = std::max((op.num_rows + kClusterRows - 1) / kClusterRows,
                                     std::min(op.num_rows, kResidentBlocks / blocks));
-  cudaLaunchAttribute cluster_size = {};
-  cluster_size.id = cudaLaunchAttributeClusterDimension;
-  cluster_size.val.clusterDim.x = static_cast<unsigned>(blocks);
-  cluster_size.val.clusterDim.y = cluster_size.val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * blocks));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &cluster_size;
-  config.numAttrs = 1;
-  if (blocks > kPortableBlocks)
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-               "let 16 blocks share rows of cross_entropy");
-  check_cuda(cudaLaunchKernelEx(&config, kernel, op, num_held), "launch cross_entropy rows");
+  launch_clusters(kernel, clusters, blocks, kThreads, stream, "launch cross_entropy rows", op,
+                  num_held);
 }
 
 constexpr int kSumThreads = 1024;

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "runtime/cuda/cuda_error.h"
+#include "runtime/cuda/cluster.cuh"
 #include "runtime/cuda/row_sum.cuh"
 #include "runtime/cuda/vector16.cuh"
 
@@ -14,6 +14,8 @@ namespace {
 
 constexpr int kMostThreads = 1024;
 constexpr int kColumnThreads = 256;
+template <int kVectors>
+constexpr int kRowBlocks = kResidentRowThreads<kVectors> / kRowBlockThreads<kVectors>;
 
 // This thread's part of a row; zeros beyond the row, and where there is no such row.
 template <class T, int kVectors>
@@ -31,24 +33,53 @@ struct RowPart {
   }
 };
 
-template <int kVectors>
-constexpr int kBlockThreads = kVectors == 3 ? kRowBlockThreads<3> : kMostThreads;
-template <int kVectors>
-constexpr int kBlocks = kResidentRowThreads<kVectors> / kBlockThreads<kVectors>;
+// Where this thread works (see RowGroups). kSpans: a row is a cluster's.
+template <bool kSpans>
+struct RowPlace {
+  int lane = 0;  // within a row
+  int threads_per_row = 0;
+  int group = 0;  // within a block
+  int rows_per_block = 1;
+  int64_t block = 0, num_blocks = 0;  // of rows
 
-template <class T, int kVectors>
-__global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
+  __device__ explicit RowPlace(int threads) : threads_per_row(threads) {
+    const int thread = static_cast<int>(threadIdx.x), block_threads = static_cast<int>(blockDim.x);
+    if constexpr (kSpans) {
+      const auto cluster = cooperative_groups::this_cluster();
+      lane = static_cast<int>(cluster.block_rank()) * block_threads + thread;
+      block = blockIdx.x / cluster.num_blocks();
+      num_blocks = gridDim.x / cluster.num_blocks();
+      cluster.sync();  // its blocks run: sum() may be called
+    } else {
+      lane = thread % threads_per_row;
+      group = thread / threads_per_row;
+      rows_per_block = block_threads / threads_per_row;
+      block = blockIdx.x;
+      num_blocks = gridDim.x;
+    }
+  }
+
+  // Over the threads of the row.
+  __device__ float sum(float value, float (&scratch)[2][32], int parity) const {
+    if constexpr (kSpans)
+      return cluster_sum(row_sum(value, static_cast<int>(blockDim.x), scratch, parity), parity);
+    return row_sum(value, threads_per_row, scratch, parity);
+  }
+};
+
+template <class T, int kVectors, bool kSpans>
+__global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVectors>)
     forward_kernel(const __grid_constant__ RmsNormForwardCuda op, int threads_per_row) {
   using Vector = Vector16<T>;
   using Part = RowPart<T, kVectors>;
   __shared__ float scratch[2][32];
   const int64_t R = op.num_rows;
   const int D = static_cast<int>(op.num_features);
-  const int lane = static_cast<int>(threadIdx.x) % threads_per_row;
-  const int rows_per_block = static_cast<int>(blockDim.x) / threads_per_row;
-  const int64_t step = int64_t{gridDim.x} * rows_per_block;
-  const int64_t first_row = int64_t{blockIdx.x} * rows_per_block;
-  int64_t row = first_row + threadIdx.x / threads_per_row;
+  const RowPlace<kSpans> place(threads_per_row);
+  const int lane = place.lane;
+  const int64_t step = place.num_blocks * place.rows_per_block;
+  const int64_t first_row = place.block * place.rows_per_block;
+  int64_t row = first_row + place.group;
   const T* x = static_cast<const T*>(op.x_RD) + row * D;
   T* y = static_cast<T*>(op.y_RD) + row * D;
 
@@ -68,7 +99,7 @@ __global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
 #pragma unroll
       for (int j = 0; j < Vector::kSize; ++j) square += values[j] * values[j];
     }
-    square = row_sum(square, threads_per_row, scratch, parity);
+    square = place.sum(square, scratch, parity);
     parity ^= 1;
     const float rstd = 1.0f / sqrtf(square / static_cast<float>(D) + op.eps);
     if (row < R) {
@@ -93,8 +124,8 @@ __global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
 
 // With w = weight + shift: dx = rstd (w dy - xhat mean(w dy xhat)) + other, if kAdds, and
 // partials[block] = sum over its rows of dy xhat, with xhat = x rstd.
-template <class T, int kVectors, bool kAdds>
-__global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
+template <class T, int kVectors, bool kSpans, bool kAdds>
+__global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVectors>)
     backward_kernel(const __grid_constant__ RmsNormBackwardCuda op, int threads_per_row) {
   using Vector = Vector16<T>;
   using Part = RowPart<T, kVectors>;
@@ -103,17 +134,16 @@ __global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
   alignas(16) __shared__ float sums[kRowBlockThreads<kVectors> * kVectors * kSize];
   const int64_t R = op.num_rows;
   const int D = static_cast<int>(op.num_features);
-  const int lane = static_cast<int>(threadIdx.x) % threads_per_row;
-  const int group = static_cast<int>(threadIdx.x) / threads_per_row;
-  const int rows_per_block = static_cast<int>(blockDim.x) / threads_per_row;
-  const int64_t step = int64_t{gridDim.x} * rows_per_block;
-  const int64_t first_row = int64_t{blockIdx.x} * rows_per_block;
+  const RowPlace<kSpans> place(threads_per_row);
+  const int lane = place.lane, rows_per_block = place.rows_per_block;
+  const int64_t step = place.num_blocks * rows_per_block;
+  const int64_t first_row = place.block * rows_per_block;
 
   Part weight = Part::load(static_cast<const T*>(op.weight_D), true, D, lane, threads_per_row);
   float dweight[kVectors][kSize] = {};
   int parity = 0;
   for (int64_t first = first_row; first < R; first += step) {
-    const int64_t row = first + group;
+    const int64_t row = first + place.group;
     const bool exists = row < R;
     Part x = Part::load(static_cast<const T*>(op.x_RD) + row * D, exists, D, lane, threads_per_row);
     Part dy =
@@ -133,7 +163,7 @@ __global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
       }
     }
     if (op.dx_RD == nullptr) continue;
-    dot = row_sum(dot, threads_per_row, scratch, parity);
+    dot = place.sum(dot, scratch, parity);
     parity ^= 1;
     const float c = dot * rstd * rstd / static_cast<float>(D);
     if (!exists) continue;
@@ -164,12 +194,12 @@ __global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
     }
   }
   if (op.partials_BD == nullptr) return;
-  float* const partial = op.partials_BD + int64_t{blockIdx.x} * D;
+  float* const partial = op.partials_BD + place.block * D;
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int feature = (i * threads_per_row + lane) * kSize;
     if (feature >= D) continue;
-    float* const to = rows_per_block == 1 ? partial + feature : sums + group * D + feature;
+    float* const to = rows_per_block == 1 ? partial + feature : sums + place.group * D + feature;
     store_elements(dweight[i], to);
   }
   if (rows_per_block == 1) return;
@@ -319,37 +349,48 @@ void launch_wide(const Op& op, bool aligned, void (*by_vectors)(Op), void (*by_e
   kernel<<<row_blocks(op.num_rows), threads, 0, stream>>>(op);
 }
 
+// `kernel` takes the threads of a row after `op`.
+template <class Op>
+void launch_rows(const Op& op, const RowGroups& groups, void (*kernel)(Op, int),
+                 StreamHandle stream) {
+  if (groups.blocks_per_row == 1) {
+    kernel<<<static_cast<unsigned>(groups.num_groups), groups.block_threads(), 0, stream>>>(
+        op, groups.threads_per_row);
+  } else {
+    launch_clusters(kernel, groups.num_groups, groups.blocks_per_row, groups.block_threads(),
+                    stream, "launch rms_norm of long rows", op, groups.threads_per_row);
+  }
+}
+
 template <class T>
 void forward(const RmsNormForwardCuda& op, StreamHandle stream) {
   const RowGroups groups = row_groups(op.dtype, op.num_rows, op.num_features);
-  const auto blocks = static_cast<unsigned>(groups.num_blocks);
-  const auto threads = static_cast<unsigned>(groups.block_threads());
   const bool aligned =
       is_vector_aligned(op.x_RD) && is_vector_aligned(op.weight_D) && is_vector_aligned(op.y_RD);
   if (!aligned || groups.vectors_per_thread == 0) {
     launch_wide(op, aligned, wide_forward_kernel<T, Vector16<T>::kSize>, wide_forward_kernel<T, 1>,
                 stream);
   } else {
-    const auto kernel = groups.vectors_per_thread == 1   ? forward_kernel<T, 1>
-                        : groups.vectors_per_thread == 2 ? forward_kernel<T, 2>
-                                                         : forward_kernel<T, 3>;
-    kernel<<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
+    const auto kernel = groups.vectors_per_thread == 1   ? forward_kernel<T, 1, false>
+                        : groups.vectors_per_thread == 3 ? forward_kernel<T, 3, false>
+                        : groups.blocks_per_row == 1     ? forward_kernel<T, 2, false>
+                                                         : forward_kernel<T, 2, true>;
+    launch_rows(op, groups, kernel, stream);
   }
   check_launch("rms_norm forward");
 }
 
 template <class T, bool kAdds>
-auto row_backward(int vectors_per_thread) {
-  return vectors_per_thread == 1   ? backward_kernel<T, 1, kAdds>
-         : vectors_per_thread == 2 ? backward_kernel<T, 2, kAdds>
-                                   : backward_kernel<T, 3, kAdds>;
+auto row_backward(const RowGroups& groups) {
+  return groups.vectors_per_thread == 1   ? backward_kernel<T, 1, false, kAdds>
+         : groups.vectors_per_thread == 3 ? backward_kernel<T, 3, false, kAdds>
+         : groups.blocks_per_row == 1     ? backward_kernel<T, 2, false, kAdds>
+                                          : backward_kernel<T, 2, true, kAdds>;
 }
 
 template <class T>
 void backward(const RmsNormBackwardCuda& op, StreamHandle stream) {
   const RowGroups groups = row_groups(op.dtype, op.num_rows, op.num_features);
-  const auto blocks = static_cast<unsigned>(groups.num_blocks);
-  const auto threads = static_cast<unsigned>(groups.block_threads());
   const bool aligned = is_vector_aligned(op.x_RD) && is_vector_aligned(op.weight_D) &&
                        is_vector_aligned(op.dy_RD) && is_vector_aligned(op.dx_RD) &&
                        is_vector_aligned(op.other_RD);
@@ -358,13 +399,15 @@ void backward(const RmsNormBackwardCuda& op, StreamHandle stream) {
       launch_wide(op, aligned, wide_input_gradient_kernel<T, Vector16<T>::kSize>,
                   wide_input_gradient_kernel<T, 1>, stream);
     if (op.dweight_D != nullptr) {
-      const dim3 grid(feature_blocks(op.num_features, kColumnThreads), blocks);
+      const dim3 grid(feature_blocks(op.num_features, kColumnThreads),
+                      static_cast<unsigned>(groups.num_groups));
       wide_weight_gradient_kernel<T><<<grid, kColumnThreads, 0, stream>>>(op);
     }
   } else {
-    const auto kernel = op.other_RD != nullptr ? row_backward<T, true>(groups.vectors_per_thread)
-                                               : row_backward<T, false>(groups.vectors_per_thread);
-    kernel<<<blocks, threads, 0, stream>>>(op, groups.threads_per_row);
+    launch_rows(
+        op, groups,
+        op.other_RD != nullptr ? row_backward<T, true>(groups) : row_backward<T, false>(groups),
+        stream);
   }
   check_launch("rms_norm backward");
 }

@@ -38,7 +38,7 @@ struct RmsNormBackwardCuda {
 // Sums over rows go into B partial sums, then over these, always in the same order: no atomics, and
 // the same bits on any GPU.
 inline int64_t rms_norm_num_partials(DType dtype, int64_t num_rows, int64_t num_features) {
-  return row_groups(dtype, num_rows, num_features).num_blocks;
+  return row_groups(dtype, num_rows, num_features).num_groups;
 }
 void rms_norm_backward_cuda(const RmsNormBackwardCuda& op, StreamHandle stream);
 

@@ -107,8 +107,9 @@ void expect_equal_to_cpu(const Context& gpu, const Case& c, bool zero_centered =
 TEST(RmsNormOnGpu, EqualsTheCpuAtEverySize) {
   const Context gpu = poisoned_gpu();
   uint64_t seed = 100;
-  for (int64_t D : {1,   7,    64,   72,   96,   128,  192,  256,  264,  384,   520,   576,  768,
-                    776, 1000, 1021, 1536, 2048, 3072, 4096, 5120, 8192, 16384, 16392, 20000})
+  for (int64_t D :
+       {1,    7,    64,   72,   96,   128,  192,  256,  264,   384,   520,   576,   768,  776,
+        1000, 1021, 1536, 2048, 3072, 4096, 5120, 8192, 16384, 16392, 20000, 40000, 70000})
     for (int64_t R : {1, 2, 67}) expect_equal_to_cpu(gpu, Case(R, D, seed += 3));
 }
 
@@ -122,6 +123,7 @@ TEST(RmsNormOnGpu, EqualsTheCpuOverManyRows) {
   expect_equal_to_cpu(gpu, Case(10001, 576, 11));
   expect_equal_to_cpu(gpu, Case(2003, 1536, 13));
   expect_equal_to_cpu(gpu, Case(601, 5120, 14));
+  expect_equal_to_cpu(gpu, Case(301, 32768, 15));
 }
 
 TEST(RmsNormOnGpu, EqualsTheCpuWithoutRowsAndPerHead) {
@@ -172,7 +174,8 @@ TEST(RmsNormOnGpu, TakesRowsThatAreNotAligned) {
 
 TEST(RmsNormOnGpu, GivesTheSameBitsAgain) {
   const Context gpu = poisoned_gpu();
-  for (const auto& [R, D] : {std::pair<int64_t, int64_t>{100000, 64}, {5003, 1024}, {777, 1021}})
+  for (const auto& [R, D] :
+       {std::pair<int64_t, int64_t>{100000, 64}, {5003, 1024}, {777, 1021}, {501, 16384}})
     for (DType dtype : {DType::kF32, DType::kBF16}) {
       const Case c(R, D, 9);
       const Result first = run(gpu, c, dtype);
