@@ -12,34 +12,21 @@ namespace {
 
 using testing::world;
 using testing::zero_run;
+using testing::zero_steps;
+using testing::ZeroOutcome;
 using testing::ZeroTraining;
 
 const std::vector<std::string> kStages = {"NONE", "STAGE_1", "STAGE_2", "STAGE_3"};
 
-struct Outcome {
-  std::vector<double> losses, norms;
-  std::vector<std::string> state;
-
-  bool operator==(const Outcome&) const = default;
-};
-
-Outcome train(const std::string& stage, const std::string& options, int num_micro_batches = 1) {
+ZeroOutcome train(const std::string& stage, const std::string& options, int num_micro_batches = 1) {
   Context ctx;
   ctx.memory->set_poison(true);
-  ZeroTraining training(ctx, zero_run(stage, options, world().size()), world());
-  Outcome outcome;
-  for (uint64_t step = 0; step < 3; ++step) {
-    const StepOutcome done = training.step(step, num_micro_batches);
-    outcome.losses.push_back(done.loss);
-    outcome.norms.push_back(done.grad_norm);
-  }
-  outcome.state = training.state();
-  return outcome;
+  return zero_steps(ctx, zero_run(stage, options, world().size()), world(), 3, num_micro_batches);
 }
 
 void expect_bits_of_none(const std::string& options) {
   SCOPED_TRACE(options);
-  const Outcome none = train("NONE", options);
+  const ZeroOutcome none = train("NONE", options);
   EXPECT_GT(none.norms[0], 0.5);  // what gradients are clipped to
   EXPECT_NE(none.losses[0], none.losses[2]);
   for (const char* stage : {"STAGE_1", "STAGE_2", "STAGE_3"})
@@ -66,8 +53,8 @@ TEST(Zero, HasTheBitsOfNoneOverBothAxesWithBiases) {
 
 TEST(Zero, AddsMicroBatchesAfterRanksFromStage2On) {
   const std::string options = "parallel { dp: 1 }";
-  const Outcome none = train("NONE", options, 3), first = train("STAGE_1", options, 3),
-                second = train("STAGE_2", options, 3), third = train("STAGE_3", options, 3);
+  const ZeroOutcome none = train("NONE", options, 3), first = train("STAGE_1", options, 3),
+                    second = train("STAGE_2", options, 3), third = train("STAGE_3", options, 3);
   EXPECT_TRUE(first == none);
   EXPECT_TRUE(second == third);
   for (size_t step = 0; step < none.norms.size(); ++step) {

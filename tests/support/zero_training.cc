@@ -68,4 +68,17 @@ std::vector<std::string> ZeroTraining::state() const {
   return all;
 }
 
+ZeroOutcome zero_steps(Context& ctx, const config::Run& run, const Group& world, int num_steps,
+                       int num_micro_batches) {
+  ZeroTraining training(ctx, run, world);
+  ZeroOutcome outcome;
+  for (int step = 0; step < num_steps; ++step) {
+    const StepOutcome done = training.step(static_cast<uint64_t>(step), num_micro_batches);
+    outcome.losses.push_back(done.loss);
+    outcome.norms.push_back(done.grad_norm);
+  }
+  outcome.state = training.state();
+  return outcome;
+}
+
 }  // namespace longship::testing

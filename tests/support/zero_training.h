@@ -37,4 +37,14 @@ class ZeroTraining {
   AdamW optimizer_;
 };
 
+// Of a few steps.
+struct ZeroOutcome {
+  std::vector<double> losses, norms;
+  std::vector<std::string> state;
+
+  bool operator==(const ZeroOutcome&) const = default;
+};
+ZeroOutcome zero_steps(Context& ctx, const config::Run& run, const Group& world, int num_steps,
+                       int num_micro_batches = 1);
+
 }  // namespace longship::testing
