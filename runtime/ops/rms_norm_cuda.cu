@@ -212,14 +212,13 @@ __global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVector
   }
 }
 
-// A block a row. Its second read finds the row in the cache: few blocks of many threads run at a
-// time.
-template <class T, int kSize>
+// A block a row, an element a thread. Its second read finds the row in the cache: few blocks of
+// many threads run at a time.
+template <class T>
 __global__ void __launch_bounds__(kMostThreads)
     wide_forward_kernel(const __grid_constant__ RmsNormForwardCuda op) {
   __shared__ float scratch[2][32];
   const int64_t D = op.num_features;
-  const int64_t first = int64_t{threadIdx.x} * kSize, step = int64_t{blockDim.x} * kSize;
   const T* const weight = static_cast<const T*>(op.weight_D);
   int parity = 0;
   for (int64_t row = blockIdx.x; row < op.num_rows; row += gridDim.x) {
@@ -227,34 +226,22 @@ __global__ void __launch_bounds__(kMostThreads)
     T* const y = static_cast<T*>(op.y_RD) + row * D;
     float square = 0;
 #pragma unroll 4
-    for (int64_t d = first; d < D; d += step) {
-      float values[kSize];
-      load_elements(x + d, values);
-#pragma unroll
-      for (int j = 0; j < kSize; ++j) square += values[j] * values[j];
-    }
+    for (int64_t d = threadIdx.x; d < D; d += blockDim.x) square += to_float(x[d]) * to_float(x[d]);
     square = row_sum(square, static_cast<int>(blockDim.x), scratch, parity);
     parity ^= 1;
     const float rstd = 1.0f / sqrtf(square / static_cast<float>(D) + op.eps);
     if (threadIdx.x == 0) op.rstd_R[row] = rstd;
 #pragma unroll 2
-    for (int64_t d = first; d < D; d += step) {
-      float values[kSize], scale[kSize];
-      load_elements(x + d, values);
-      load_elements(weight + d, scale);
-#pragma unroll
-      for (int j = 0; j < kSize; ++j) values[j] = values[j] * rstd * (scale[j] + op.shift);
-      store_elements(values, y + d);
-    }
+    for (int64_t d = threadIdx.x; d < D; d += blockDim.x)
+      y[d] = from_float<T>(to_float(x[d]) * rstd * (to_float(weight[d]) + op.shift));
   }
 }
 
-template <class T, int kSize>
+template <class T>
 __global__ void __launch_bounds__(kMostThreads)
     wide_input_gradient_kernel(const __grid_constant__ RmsNormBackwardCuda op) {
   __shared__ float scratch[2][32];
   const int64_t D = op.num_features;
-  const int64_t first = int64_t{threadIdx.x} * kSize, step = int64_t{blockDim.x} * kSize;
   const T* const weight = static_cast<const T*>(op.weight_D);
   int parity = 0;
   for (int64_t row = blockIdx.x; row < op.num_rows; row += gridDim.x) {
@@ -263,34 +250,20 @@ __global__ void __launch_bounds__(kMostThreads)
     T* const dx = static_cast<T*>(op.dx_RD) + row * D;
     const T* const other =
         op.other_RD == nullptr ? nullptr : static_cast<const T*>(op.other_RD) + row * D;
-    float values[kSize], gradient[kSize], scale[kSize];
     float dot = 0;
 #pragma unroll 2
-    for (int64_t d = first; d < D; d += step) {
-      load_elements(x + d, values);
-      load_elements(dy + d, gradient);
-      load_elements(weight + d, scale);
-#pragma unroll
-      for (int j = 0; j < kSize; ++j) dot += gradient[j] * (scale[j] + op.shift) * values[j];
-    }
+    for (int64_t d = threadIdx.x; d < D; d += blockDim.x)
+      dot += to_float(dy[d]) * (to_float(weight[d]) + op.shift) * to_float(x[d]);
     dot = row_sum(dot, static_cast<int>(blockDim.x), scratch, parity);
     parity ^= 1;
     const float rstd = op.rstd_R[row];
     const float c = dot * rstd * rstd / static_cast<float>(D);
 #pragma unroll 2
-    for (int64_t d = first; d < D; d += step) {
-      load_elements(x + d, values);
-      load_elements(dy + d, gradient);
-      load_elements(weight + d, scale);
-#pragma unroll
-      for (int j = 0; j < kSize; ++j)
-        values[j] = rstd * (gradient[j] * (scale[j] + op.shift) - c * values[j]);
-      if (other != nullptr) {
-        load_elements(other + d, gradient);
-#pragma unroll
-        for (int j = 0; j < kSize; ++j) values[j] += gradient[j];
-      }
-      store_elements(values, dx + d);
+    for (int64_t d = threadIdx.x; d < D; d += blockDim.x) {
+      float value =
+          rstd * (to_float(dy[d]) * (to_float(weight[d]) + op.shift) - c * to_float(x[d]));
+      if (other != nullptr) value += to_float(other[d]);
+      dx[d] = from_float<T>(value);
     }
   }
 }
@@ -336,16 +309,10 @@ unsigned feature_blocks(int64_t num_features, int64_t width) {
   return static_cast<unsigned>((num_features + width - 1) / width);
 }
 
-// By vectors, if rows consist of them and are aligned, or else by elements.
 template <class Op>
-void launch_wide(const Op& op, bool aligned, void (*by_vectors)(Op), void (*by_elements)(Op),
-                 StreamHandle stream) {
-  const int64_t vector_size = 16 / dtype_size(op.dtype);
-  const bool has_vectors = aligned && op.num_features % vector_size == 0;
-  const int64_t items = has_vectors ? op.num_features / vector_size : op.num_features;
+void launch_wide(const Op& op, void (*kernel)(Op), StreamHandle stream) {
   unsigned threads = 32;
-  while (threads < kMostThreads && threads < items) threads *= 2;
-  const auto kernel = has_vectors ? by_vectors : by_elements;
+  while (threads < kMostThreads && threads < op.num_features) threads *= 2;
   kernel<<<row_blocks(op.num_rows), threads, 0, stream>>>(op);
 }
 
@@ -368,8 +335,7 @@ void forward(const RmsNormForwardCuda& op, StreamHandle stream) {
   const bool aligned =
       is_vector_aligned(op.x_RD) && is_vector_aligned(op.weight_D) && is_vector_aligned(op.y_RD);
   if (!aligned || groups.vectors_per_thread == 0) {
-    launch_wide(op, aligned, wide_forward_kernel<T, Vector16<T>::kSize>, wide_forward_kernel<T, 1>,
-                stream);
+    launch_wide(op, wide_forward_kernel<T>, stream);
   } else {
     const auto kernel = groups.vectors_per_thread == 1   ? forward_kernel<T, 1, false>
                         : groups.vectors_per_thread == 3 ? forward_kernel<T, 3, false>
@@ -396,8 +362,7 @@ void backward(const RmsNormBackwardCuda& op, StreamHandle stream) {
                        is_vector_aligned(op.other_RD);
   if (!aligned || groups.vectors_per_thread == 0) {
     if (op.dx_RD != nullptr && op.num_rows > 0)
-      launch_wide(op, aligned, wide_input_gradient_kernel<T, Vector16<T>::kSize>,
-                  wide_input_gradient_kernel<T, 1>, stream);
+      launch_wide(op, wide_input_gradient_kernel<T>, stream);
     if (op.dweight_D != nullptr) {
       const dim3 grid(feature_blocks(op.num_features, kColumnThreads),
                       static_cast<unsigned>(groups.num_groups));
