@@ -70,7 +70,7 @@ struct CommStats {
     int64_t sent_bytes = 0;  // payload to other ranks; nothing a rank keeps for itself
   };
   std::map<std::string, Entry, std::less<>> by_label;
-  double wait_s = 0;
+  double wait_s = 0;  // of the host; what a GPU's compute stream waited is not in it
 
   int64_t sent_bytes(std::string_view label) const;
   int64_t total_sent_bytes() const;
