@@ -7,60 +7,67 @@
 namespace longship {
 namespace {
 
+// Of both sides in the result; 0 of one that is not read, because it may hold anything.
 struct Weights {
-  float keep, join;
-  float lse;  // merged
+  float keep = 1, join = 0;
 };
 
-// From the difference of both sides, because a large lse is rounded too coarsely for exp.
-__device__ Weights merge_weights(float lse, float part_lse) {
+// Replaces `lse` by the merged one. From the difference of both sides, because a large lse is
+// rounded too coarsely for exp.
+__device__ Weights merge_lse(float& lse, float part_lse) {
+  if (part_lse == -INFINITY) return {1, 0};
+  if (lse == -INFINITY) {
+    lse = part_lse;
+    return {0, 1};
+  }
   const float ratio = expf(-fabsf(lse - part_lse));
-  const float more = 1 / (1 + ratio), less = ratio / (1 + ratio);
+  const float more = __fdividef(1.0f, 1 + ratio), less = ratio * more;
   const bool first = lse > part_lse;
-  return {first ? more : less, first ? less : more, fmaxf(lse, part_lse) + log1pf(ratio)};
+  lse = fmaxf(lse, part_lse) + log1pf(ratio);
+  return {first ? more : less, first ? less : more};
 }
 
-constexpr int kRows = 2;  // of a thread at a time
+constexpr int kRows = 4;  // of a thread at a time
 
+// Lane r finds the weights of the r-th row of the group: there are at least kRows lanes. Rows that
+// do not exist are the last one, and rows that are not read the first one, which the cache has:
+// branches would keep loads from running together.
 template <class Y, class O, class P, int kSize>
 __global__ void __launch_bounds__(RowLanes::kThreads)
     merge_kernel(const __grid_constant__ MergePartialsCuda op, int num_lanes) {
-  const int64_t V = op.row_length;
-  for_each_lane_rows<kRows>(op.num_rows, num_lanes, [&](const int64_t(&rows)[kRows], int lane) {
-    float lse[kRows], part_lse[kRows];
+  const int64_t V = op.row_length, R = op.num_rows;
+  const bool in_place = op.out_RV == op.o_RV;
+  for_each_lane_rows<kRows>(R, num_lanes, [&](const int64_t(&rows)[kRows], int lane) {
+    const int64_t own = rows[0] + min(lane, kRows - 1) * (rows[1] - rows[0]);
+    float lse = op.lse_R[min(own, R - 1)];
+    const Weights weights = merge_lse(lse, op.part_lse_R[min(own, R - 1)]);
+    if (lane < kRows && own < R) op.lse_R[own] = lse;
+    float keep[kRows], join[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const bool exists = rows[r] < op.num_rows;
-      lse[r] = exists ? op.lse_R[rows[r]] : -INFINITY;
-      part_lse[r] = exists ? op.part_lse_R[rows[r]] : -INFINITY;
+      keep[r] = __shfl_sync(lane_group(num_lanes), weights.keep, r, num_lanes);
+      join[r] = __shfl_sync(lane_group(num_lanes), weights.join, r, num_lanes);
     }
-    __syncwarp(lane_group(num_lanes));  // all have read what lane 0 replaces
-    bool changes[kRows], has_part[kRows], has_o[kRows];
-    Weights weights[kRows];
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      has_part[r] = part_lse[r] != -INFINITY;
-      changes[r] = rows[r] < op.num_rows && (has_part[r] || op.out_RV != op.o_RV);
-      has_o[r] = changes[r] && (!has_part[r] || lse[r] != -INFINITY);
-      weights[r] = {1, 1, has_part[r] ? part_lse[r] : lse[r]};
-      if (has_part[r] && has_o[r]) weights[r] = merge_weights(lse[r], part_lse[r]);
-      if (lane == 0 && changes[r]) op.lse_R[rows[r]] = weights[r].lse;
-    }
-    for (int64_t v = lane * kSize; v < V; v += num_lanes * kSize) {
-      // A side without keys is not read: anything may be there.
-      float o[kRows][kSize] = {}, part[kRows][kSize] = {};
+    for (int64_t v = int64_t{lane} * kSize; v < V; v += int64_t{num_lanes} * kSize) {
+      float o[kRows][kSize], part[kRows][kSize];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const int64_t at = rows[r] * V + v;
-        if (has_o[r]) load_elements(static_cast<const O*>(op.o_RV) + at, o[r]);
-        if (has_part[r]) load_elements(static_cast<const P*>(op.part_RV) + at, part[r]);
+        const int64_t row = min(rows[r], R - 1);
+        load_elements(static_cast<const O*>(op.o_RV) + (keep[r] == 0 ? 0 : row) * V + v, o[r]);
+        load_elements(static_cast<const P*>(op.part_RV) + (join[r] == 0 ? 0 : row) * V + v,
+                      part[r]);
       }
+      asm volatile("" ::: "memory");  // or loads would move to where their row is stored
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
+        // The same rounding for all dtypes: not left to how the compiler contracts a sum.
 #pragma unroll
-        for (int i = 0; i < kSize; ++i)
-          o[r][i] = o[r][i] * weights[r].keep + part[r][i] * weights[r].join;
-        if (changes[r]) store_elements(o[r], static_cast<Y*>(op.out_RV) + rows[r] * V + v);
+        for (int i = 0; i < kSize; ++i) {
+          const float joined = join[r] == 0 ? 0 : __fmul_rn(part[r][i], join[r]);
+          o[r][i] = __fmaf_rn(keep[r] == 0 ? 0 : o[r][i], keep[r], joined);
+        }
+        if (rows[r] < R && (join[r] != 0 || !in_place))
+          store_elements(o[r], static_cast<Y*>(op.out_RV) + rows[r] * V + v);
       }
     }
   });
@@ -68,7 +75,7 @@ __global__ void __launch_bounds__(RowLanes::kThreads)
 
 template <class Y, class O, class P, int kSize>
 void launch(const MergePartialsCuda& op, StreamHandle stream) {
-  const RowLanes lanes(op.num_rows, op.row_length, kSize, kRows);
+  const RowLanes lanes(op.num_rows, std::max<int64_t>(op.row_length, kRows * kSize), kSize, kRows);
   merge_kernel<Y, O, P, kSize>
       <<<lanes.num_blocks, RowLanes::kThreads, 0, stream>>>(op, lanes.num_lanes);
 }
