@@ -58,8 +58,7 @@ std::unique_ptr<ParameterExchange> make_parameter_exchange(Context& ctx, const c
   } else {
     // The numbers of stages are those of the paper, here as there.
     const auto stage = static_cast<ZeroStage>(run.parallel().zero());
-    exchange = std::make_unique<ShardedParameters>(ctx, model.parameters, units,
-                                                   world.split(0, world.rank()), stage);
+    exchange = std::make_unique<ShardedParameters>(ctx, model.parameters, units, world, stage);
   }
   model.transformer->set_parameter_use(exchange.get());
   return exchange;

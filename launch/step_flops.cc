@@ -13,7 +13,7 @@ namespace {
 int64_t num_active_weights(const Model& model) {
   int64_t count = model.parameters.num_elements();
   if (!model.transformer->shape().tied_embeddings)
-    count -= model.parameters.find("model.embed_tokens.weight")->master.numel();
+    count -= num_elements(model.parameters.find("model.embed_tokens.weight")->shape());
   return count;
 }
 

@@ -93,6 +93,7 @@ void sum_squares_cuda(const Context& ctx, const HeldGradients& held, const Tenso
                        .first_square = gradient.first_square});
     num_chunks += (gradient.values.numel() + kBlock - 1) / kBlock;
   }
+  if (entries.empty()) return;
   const Tensor entries_N = upload_table(ctx, std::span<const GradientEntry>(entries));
   sum_chunk_squares_cuda(reinterpret_cast<const GradientEntry*>(entries_N.address()),
                          std::ssize(entries), num_chunks, squares_C.device_data<double>(),

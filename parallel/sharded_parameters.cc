@@ -9,9 +9,9 @@ constexpr size_t kReductionsInFlight = 2;
 }  // namespace
 
 ShardedParameters::ShardedParameters(Context& ctx, ParameterList& parameters,
-                                     const std::vector<size_t>& unit_begins, Group group,
+                                     const std::vector<size_t>& unit_begins, const Group& group,
                                      ZeroStage stage)
-    : group_(std::move(group)), stage_(stage), units_(unit_begins.size()) {
+    : group_(group), stage_(stage), units_(unit_begins.size()) {
   LONGSHIP_CHECK(!parameters.has_values(), "parameters to be shared out have values already");
   std::deque<Parameter>& all = parameters.all();
   for (size_t u = 0; u < units_.size(); ++u) {

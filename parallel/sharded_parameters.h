@@ -1,13 +1,14 @@
 // The Zero Redundancy Optimizer (ZeRO; Rajbhandari et al. 2020, arXiv 1910.02054): each rank keeps
 // and updates a piece of every unit of the parameters only.
 //
-// With 16 bytes of state an element in mixed precision (bf16 copy and fp32 master 2 + 4, gradient
-// 4, moments 8; 18 in all) a rank of N holds
-//   stage 1   2 + 4 + (4 + 8) / N    an element, and pieces of the gradient in the last backward
-//   stage 2   2 + (4 + 4 + 8) / N
-//   stage 3   (2 + 4 + 4 + 8) / N
-// and for the units at work: in stages 2 and 3 the gradients of one unit and at most two packed for
-// the others on their way, in stage 3 the copies of two units.
+// Of an element in mixed precision (copy in bf16, master and gradient in fp32, two moments in fp32)
+// a rank of N holds so many bytes:
+//   not sharded   2 + 4 + 4 + 8
+//   stage 1       2 + (4 + 8) / N + 4
+//   stage 2       2 + (4 + 8 + 4) / N
+//   stage 3       (2 + 4 + 8 + 4) / N
+// and for the units at work: the gradients of one, packed gradients of at most two that are on
+// their way with what others send of them, and in stage 3 the copies of two.
 #pragma once
 
 #include <deque>
@@ -29,15 +30,15 @@ enum class ZeroStage {
 // the sums of these stages differ from the others' in the order of additions in fp32.
 //
 // Bytes are counted under "gradients" and "parameters": for each unit, about (size - 1) / size of
-// its fp32 gradient a reduction and of its copy a gathering. Operations use `group` only, which is
-// best one that nobody else uses: on GPUs its messages then run beside all others.
+// its fp32 gradient a reduction and of its copy a gathering. Operations use `group` only; where
+// nobody else uses it for tensors, on GPUs its messages run beside all others.
 class ShardedParameters final : public ParameterExchange {
  public:
   // Gives the parameters, made by ParameterList::without_values(), their initial values.
   // `unit_begins`: numbers of the parameters with which units begin. `ctx` outlives this, and this
   // outlives the use of the parameters, which keep their addresses.
   ShardedParameters(Context& ctx, ParameterList& parameters, const std::vector<size_t>& unit_begins,
-                    Group group, ZeroStage stage);
+                    const Group& group, ZeroStage stage);
 
   void begin_forward(Context& ctx, size_t unit) override;
   void end_forward(Context& ctx, size_t unit) override;

@@ -66,8 +66,7 @@ std::string shape_string(const Shape& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
-Tensor Tensor::describe(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype,
-                        bool borrows) {
+Tensor Tensor::make(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype, bool borrows) {
   LONGSHIP_CHECK(memory != nullptr, "a tensor needs a Memory");
   Tensor tensor;
   tensor.numel_ = num_elements(shape);
@@ -82,7 +81,7 @@ Tensor Tensor::describe(const std::shared_ptr<Memory>& memory, Shape shape, DTyp
 }
 
 Tensor Tensor::empty(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype) {
-  return describe(memory, std::move(shape), dtype, /*borrows=*/false);
+  return make(memory, std::move(shape), dtype, /*borrows=*/false);
 }
 
 Tensor Tensor::zeros(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype) {
@@ -92,7 +91,7 @@ Tensor Tensor::zeros(const std::shared_ptr<Memory>& memory, Shape shape, DType d
 }
 
 Tensor Tensor::without_elements(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype) {
-  return describe(memory, std::move(shape), dtype, /*borrows=*/true);
+  return make(memory, std::move(shape), dtype, /*borrows=*/true);
 }
 
 void Tensor::borrow(const Tensor& lender) const {

@@ -100,8 +100,7 @@ class Tensor {
  private:
   struct Storage;
 
-  static Tensor describe(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype,
-                         bool borrows);
+  static Tensor make(const std::shared_ptr<Memory>& memory, Shape shape, DType dtype, bool borrows);
   void check_dtype(DType expected) const {
     LONGSHIP_CHECK(expected == dtype_, "tensor is {}, not {}", dtype_name(dtype_),
                    dtype_name(expected));
