@@ -1,6 +1,5 @@
 #include "parallel/transport_choice.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "runtime/error.h"
@@ -9,22 +8,7 @@ namespace longship {
 namespace {
 
 const char* name_of(Transport transport) {
-  switch (transport) {
-    case Transport::kPeerStores:
-      return "peer stores";
-    case Transport::kPeerCopies:
-      return "peer copies";
-    case Transport::kNccl:
-      return "NCCL";
-  }
-  return "";
-}
-
-// The copy engines, where two are as fast: they leave the multiprocessors alone.
-Transport winner(const TransportChoice::Sample& sample) {
-  if (sample.peer_copies_s <= std::min(sample.peer_stores_s, sample.nccl_s))
-    return Transport::kPeerCopies;
-  return sample.peer_stores_s < sample.nccl_s ? Transport::kPeerStores : Transport::kNccl;
+  return transport == Transport::kNccl ? "NCCL" : "peer copies";
 }
 
 std::string length_text(int64_t bytes) {
@@ -37,37 +21,44 @@ std::string length_text(int64_t bytes) {
 
 }  // namespace
 
-TransportChoice TransportChoice::fastest(const std::vector<Sample>& samples) {
+TransportChoice TransportChoice::faster(const std::vector<Sample>& samples) {
   LONGSHIP_CHECK(!samples.empty(), "a choice without a measurement");
+  const auto winner = [](const Sample& sample) {
+    return sample.nccl_s < sample.peer_copies_s ? Transport::kNccl : Transport::kPeerCopies;
+  };
   TransportChoice choice(winner(samples.front()));
   for (size_t i = 1; i < samples.size(); ++i) {
-    const Transport transport = winner(samples[i]);
-    if (transport == choice.ranges_.back().second) continue;
-    const double mean = std::sqrt(static_cast<double>(samples[i - 1].message_bytes) *
-                                  static_cast<double>(samples[i].message_bytes));
-    choice.ranges_.emplace_back(std::llround(mean), transport);
+    if (winner(samples[i]) == winner(samples[i - 1])) continue;
+    choice.changes_.push_back(
+        std::llround(std::sqrt(static_cast<double>(samples[i - 1].message_bytes) *
+                               static_cast<double>(samples[i].message_bytes))));
   }
   return choice;
 }
 
 Transport TransportChoice::of(int64_t message_bytes) const {
-  Transport transport = ranges_.front().second;
-  for (const auto& [begin, other] : ranges_)
-    if (message_bytes >= begin) transport = other;
+  Transport transport = first_;
+  for (const int64_t change : changes_)
+    if (message_bytes >= change) transport = other(transport);
   return transport;
 }
 
 bool TransportChoice::uses(Transport transport) const {
-  return std::ranges::any_of(ranges_, [&](const auto& range) { return range.second == transport; });
+  return transport == first_ || !changes_.empty();
 }
 
 std::string TransportChoice::text() const {
-  if (ranges_.size() == 1) return fmt::format("{} for all messages", name_of(ranges_[0].second));
+  if (changes_.empty()) return fmt::format("{} for all messages", name_of(first_));
   std::string text;
-  for (size_t i = 0; i + 1 < ranges_.size(); ++i)
-    text += fmt::format("{} from {} to {}, ", name_of(ranges_[i].second),
-                        length_text(ranges_[i].first), length_text(ranges_[i + 1].first));
-  return text + fmt::format("{} above", name_of(ranges_.back().second));
+  Transport transport = first_;
+  int64_t begin = 0;
+  for (const int64_t change : changes_) {
+    text += fmt::format("{} from {} to {}, ", name_of(transport), length_text(begin),
+                        length_text(change));
+    transport = other(transport);
+    begin = change;
+  }
+  return text + fmt::format("{} above", name_of(transport));
 }
 
 }  // namespace longship

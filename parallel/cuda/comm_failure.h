@@ -3,7 +3,6 @@
 #pragma once
 
 #include <atomic>
-#include <cstdint>
 #include <exception>
 #include <mutex>
 #include <string>
@@ -11,17 +10,6 @@
 #include "runtime/error.h"
 
 namespace longship {
-
-// The text is made for messages to people only.
-struct OperationName {
-  std::string label;
-  int64_t number = 0;  // from 1 on, in the order of the group
-  int group_size = 0;
-  std::string text() const {
-    return fmt::format("`{}` (operation {} between GPUs of a group of {})", label, number,
-                       group_size);
-  }
-};
 
 class CommFailure {
  public:
@@ -45,7 +33,7 @@ class CommFailure {
     std::rethrow_exception(error_);
   }
 
-  // `operation` such as OperationName::text(); `found` says who is missing.
+  // `operation` such as "`ring.fwd` (operation 3 of a group of 2)"; `found` says who is missing.
   Error timeout(const std::string& operation, std::string found) const {
     return Error(
         ErrorCode::kTimeout,

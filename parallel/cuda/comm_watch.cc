@@ -12,7 +12,7 @@ constexpr auto kPeriod = std::chrono::milliseconds(20);
 CommWatch::CommWatch(std::shared_ptr<const Gpu> gpu, std::shared_ptr<CommFailure> failure)
     : gpu_(std::move(gpu)),
       failure_(std::move(failure)),
-      rescue_(std::make_shared<Stream>(gpu_->device)),
+      rescue_(gpu_->device),
       thread_([this] { loop(); }) {}
 
 CommWatch::~CommWatch() {
@@ -41,14 +41,14 @@ void CommWatch::loop() {
 
 void CommWatch::look() {
   try {
-    rescue_->handle();  // makes the GPU the current one of this thread
+    rescue_.handle();  // makes the GPU the current one of this thread
     if (!failure_->is_set())
-      for (Link* link : links_) link->inspect(*rescue_);
+      for (Link* link : links_) link->inspect(rescue_);
   } catch (const Error&) {
     failure_->set(std::current_exception());
   }
   if (!failure_->is_set()) return;
-  for (Link* link : links_) link->release(*rescue_);
+  for (Link* link : links_) link->release(rescue_);
 }
 
 }  // namespace longship

@@ -34,15 +34,13 @@ class CommWatch {
   // Afterwards the link is no longer looked at.
   void remove(Link* link);
 
-  const std::shared_ptr<const Stream>& rescue() const { return rescue_; }
-
  private:
   void loop();
   void look();  // with mutex_ held
 
   const std::shared_ptr<const Gpu> gpu_;
   const std::shared_ptr<CommFailure> failure_;
-  const std::shared_ptr<const Stream> rescue_;
+  const Stream rescue_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool ending_ = false;

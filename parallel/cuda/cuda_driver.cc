@@ -3,8 +3,6 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
-
 #include "runtime/cuda/cuda_error.h"
 #include "runtime/error.h"
 
@@ -76,7 +74,6 @@ uint64_t allocation_id_of(const void* address) {
 void WordOperations::enqueue(StreamHandle stream) {
   constexpr size_t kMostAtOnce = 128;
   std::vector<CUstreamBatchMemOpParams> batch;
-  batch.reserve(std::min(operations_.size(), kMostAtOnce));
   for (size_t i = 0; i < operations_.size(); ++i) {
     const Operation& operation = operations_[i];
     CUstreamBatchMemOpParams params = {};

@@ -26,8 +26,7 @@ class WordOperations {
   void write(uint32_t* word, uint32_t value) { operations_.push_back({true, word, value}); }
   // Ends when the word is `value` or ahead of it by less than 2^31.
   void wait(uint32_t* word, uint32_t value) { operations_.push_back({false, word, value}); }
-  // Enqueues them in this order, which takes one call of the driver, and forgets them. None: does
-  // nothing.
+  // Enqueues them in this order, which takes one call of the driver, and forgets them.
   void enqueue(StreamHandle stream);
 
  private:

@@ -49,8 +49,20 @@ Work GpuBackend::exchange(std::string_view label, std::vector<P2P> batch) {
     for (const auto& [from, to] : local) copy_local_message(to, from);
     return Work();
   }
-  return link_->end(
-      link_->begin({.label = label, .tensors = {}, .local = local, .batch = std::move(batch)}));
+  const GpuLink::Packing packing = link_->pack(batch);
+  std::vector<Tensor> tensors;
+  for (const P2P& message : batch) tensors.push_back(message.tensor);
+  for (const TensorPairs* pairs : {&local, &packing.before, &packing.after})
+    for (const auto& [from, to] : *pairs) {
+      tensors.push_back(from);
+      tensors.push_back(to);
+    }
+  auto operation = link_->begin(label, std::move(tensors));
+  link_->copy_beside(*operation, local);
+  link_->copy(packing.before);
+  link_->exchange(*operation, std::move(batch));
+  link_->copy(packing.after);
+  return link_->end(std::move(operation));
 }
 
 Tensor GpuBackend::room_for_others(int64_t num_elements, DType dtype) const {
@@ -88,7 +100,7 @@ void GpuBackend::reduce(ReduceOp op, const Tensor& own, const Tensor& others,
                     .others = others.address(),
                     .others_stride = others.dim(1),
                     .out = out.address()},
-                   link_->stream().handle());
+                   link_->stream()->handle());
 }
 
 Work GpuBackend::reduce_scatter(std::string_view label, const Tensor& send, const Tensor& receive,
@@ -105,10 +117,8 @@ Work GpuBackend::reduce_scatter(std::string_view label, const Tensor& send, cons
   for (int64_t num_rows : rows) count.push_back(num_rows * row_elements);
   const Tensor flat = send.reshape({-1});
   const Tensor others = room_for_others(receive.numel(), send.dtype());
-  auto operation = link_->begin({.label = label,
-                                 .tensors = {send, receive, others},
-                                 .local = {},
-                                 .batch = scatter(flat, count, others)});
+  auto operation = link_->begin(label, {send, receive, others});
+  link_->exchange(*operation, scatter(flat, count, others));
   reduce(ReduceOp::kSum, block(flat, count, rank()), others, receive);
   return link_->end(std::move(operation));
 }
@@ -124,22 +134,21 @@ Work GpuBackend::all_reduce(std::string_view label, const Tensor& tensor, Reduce
 
   const int64_t received = plan.is_small ? flat.numel() : plan.count[static_cast<size_t>(rank())];
   const Tensor others = room_for_others(received, tensor.dtype());
-  GpuLink::Start start = {.label = label, .tensors = {tensor, others}, .local = {}, .batch = {}};
+  auto operation = link_->begin(label, {tensor, others});
+  std::vector<P2P> batch;
   if (plan.is_small) {
     for (int peer = 0; peer < size(); ++peer) {
       if (peer == rank()) continue;
-      start.batch.push_back(P2P::send(peer, flat));
-      start.batch.push_back(receive_from(peer, others, received));
+      batch.push_back(P2P::send(peer, flat));
+      batch.push_back(receive_from(peer, others, received));
     }
-    auto operation = link_->begin(std::move(start));
+    link_->exchange(*operation, std::move(batch));
     reduce(op, flat, others, flat);
     return link_->end(std::move(operation));
   }
-  start.batch = scatter(flat, plan.count, others);
-  auto operation = link_->begin(std::move(start));
+  link_->exchange(*operation, scatter(flat, plan.count, others));
   const Tensor own = block(flat, plan.count, rank());
   reduce(op, own, others, own);
-  std::vector<P2P> batch;
   for (int peer = 0; peer < size(); ++peer) {
     if (peer == rank()) continue;
     batch.push_back(P2P::send(peer, own));

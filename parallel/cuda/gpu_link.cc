@@ -64,8 +64,7 @@ GpuLink::GpuLink(const Group& hosts, std::shared_ptr<GpuComm> comm,
                  std::shared_ptr<const Stream> stream, const TransportChoice& choice)
     : hosts_(hosts),
       comm_(std::move(comm)),
-      on_(std::make_shared<CommStream>(comm_->gpu, std::move(stream), comm_->watch->rescue(),
-                                       comm_->failure)),
+      stream_(std::move(stream)),
       choice_(choice),
       local_rank_(static_cast<size_t>(hosts.size()), -1),
       side_(comm_->gpu->device) {
@@ -82,7 +81,7 @@ GpuLink::GpuLink(const Group& hosts, std::shared_ptr<GpuComm> comm,
     local_rank_[rank] = static_cast<int>(setup.world_ranks.size());
     setup.world_ranks.push_back(places[rank].world_rank);
   }
-  if (choice.uses_peer_memory()) {
+  if (choice.uses(Transport::kPeerCopies)) {
     setup.hosts = on_one_host ? hosts : hosts.split(comm_->host, hosts.rank());
     if (setup.hosts.size() > 1) copies_ = std::make_shared<PeerCopies>(std::move(setup));
   }
@@ -90,14 +89,13 @@ GpuLink::GpuLink(const Group& hosts, std::shared_ptr<GpuComm> comm,
 }
 
 GpuLink::~GpuLink() {
-  const Stream& stream = *on_->stream;
   try {
-    if (std::uncaught_exceptions() > 0 && !stream.record().has_passed())
+    if (std::uncaught_exceptions() > 0 && !stream_->record().has_passed())
       comm_->failure->set(std::make_exception_ptr(
           Error(ErrorCode::kInternal,
                 {.what = fmt::format("{} has given up messages in flight after another error",
                                      comm_->failure->self())})));
-    stream.synchronize();
+    stream_->synchronize();
   } catch (const Error&) {
     // The GPU is lost, and its streams do no more work.
   }
@@ -112,62 +110,59 @@ void GpuLink::add_nccl() {
 }
 
 void GpuLink::set_choice(const TransportChoice& choice) {
-  stream().synchronize();
+  stream_->synchronize();
   hosts_.barrier("gpu.choice");
   choice_ = choice;
   std::lock_guard lock(mutex_);
   const bool on_one_host =
       std::find(local_rank_.begin(), local_rank_.end(), -1) == local_rank_.end();
   if (!choice.uses(Transport::kNccl) && on_one_host) nccl_ = nullptr;
-  if (!choice.uses_peer_memory()) copies_ = nullptr;
+  if (!choice.uses(Transport::kPeerCopies)) copies_ = nullptr;
 }
 
-const Stream& GpuLink::stream() {
-  words_.enqueue(on_->stream->handle());
-  return *on_->stream;
+std::shared_ptr<GpuOperation> GpuLink::begin(std::string_view label, std::vector<Tensor> tensors) {
+  comm_->failure->throw_if_set();
+  for (const Tensor& tensor : tensors)
+    LONGSHIP_CHECK(tensor.device() == comm_->gpu->device, "`{}`: a tensor on {}, sent by {}", label,
+                   device_name(tensor.device()), comm_->failure->self());
+  auto operation = std::make_shared<GpuOperation>(
+      CommStream{comm_->gpu, stream_, comm_->failure},
+      fmt::format("`{}` (operation {} between GPUs of a group of {})", label, num_operations_++,
+                  hosts_.size()));
+  operation->begin(std::move(tensors));
+  return operation;
 }
 
-GpuLink::Routes GpuLink::routes_of(const TransportChoice& choice, std::vector<P2P> batch) const {
-  Routes routes;
-  for (P2P& message : batch) {
-    if (message.tensor.num_bytes() == 0) continue;
-    const int local = local_rank_[static_cast<size_t>(message.peer)];
-    const bool by_nccl = copies_ == nullptr || local < 0 ||
-                         choice.of(message.tensor.num_bytes()) == Transport::kNccl;
-    if (!by_nccl) message.peer = local;
-    (by_nccl ? routes.nccl : routes.peer).push_back(std::move(message));
-  }
-  return routes;
+bool GpuLink::is_by_peer_copy(const TransportChoice& choice, const P2P& message) const {
+  return copies_ != nullptr && local_rank_[static_cast<size_t>(message.peer)] >= 0 &&
+         choice.of(message.tensor.num_bytes()) == Transport::kPeerCopies;
 }
 
 GpuLink::Packing GpuLink::pack(std::vector<P2P>& batch) const {
   Packing packing;
   for (P2P& message : batch) {
-    if (message.tensor.is_contiguous()) continue;
-    const Tensor packed =
+    if (message.tensor.is_contiguous() || is_by_peer_copy(choice_, message)) continue;
+    const Tensor room =
         Tensor::empty(comm_->gpu->memory, message.tensor.shape(), message.tensor.dtype());
-    const Tensor apart = std::exchange(message.tensor, packed);
+    const Tensor apart = std::exchange(message.tensor, room);
     if (message.kind == P2P::Kind::kSend)
-      packing.before.emplace_back(apart, packed);
+      packing.before.emplace_back(apart, room);
     else
-      packing.after.emplace_back(packed, apart);
+      packing.after.emplace_back(room, apart);
   }
   return packing;
 }
 
 void GpuLink::copy_beside(const GpuOperation& operation, const TensorPairs& local) {
-  constexpr int64_t kLongBytes = int64_t{1} << 20;  // that take longer than to fork and join
+  constexpr int64_t kLongBytes = int64_t{1} << 20;  // that take longer than events to fork and join
   TensorPairs others;
-  WordOperations side_words;
-  on_->words.wait(side_words, OperationWords::kBegun, operation.number());
   bool any_long = false;
   for (const auto& [from, to] : local) {
     if (from.num_bytes() < kLongBytes) {
       others.emplace_back(from, to);
       continue;
     }
-    any_long = true;
-    side_words.enqueue(side_.handle());
+    if (!std::exchange(any_long, true)) side_.wait(operation.progress()->begin);
     enqueue(from, to, side_);
   }
   if (any_long) side_end_ = side_.record();
@@ -175,88 +170,55 @@ void GpuLink::copy_beside(const GpuOperation& operation, const TensorPairs& loca
 }
 
 void GpuLink::copy(const TensorPairs& pairs) {
-  for (const auto& [from, to] : pairs) enqueue(from, to, stream());
+  for (const auto& [from, to] : pairs) enqueue(from, to, *stream_);
 }
 
-std::shared_ptr<GpuOperation> GpuLink::begin(const TransportChoice& choice, Start start) {
-  comm_->failure->throw_if_set();
-  std::vector<Tensor> tensors = std::move(start.tensors);
-  for (const P2P& message : start.batch) tensors.push_back(message.tensor);
-  for (const auto& [from, to] : start.local) tensors.insert(tensors.end(), {from, to});
-  for (const Tensor& tensor : tensors)
-    LONGSHIP_CHECK(tensor.device() == comm_->gpu->device, "`{}`: a tensor on {}, sent by {}",
-                   start.label, device_name(tensor.device()), comm_->failure->self());
-  // Room is asked for before the operation begins, which orders its use.
-  Routes routes = routes_of(choice, std::move(start.batch));
-  const Packing packing = pack(routes.nccl);
-  for (const auto& [from, packed] : packing.before) tensors.push_back(packed);
-  for (const auto& [packed, to] : packing.after) tensors.push_back(packed);
-  const auto operation = std::make_shared<GpuOperation>(
-      on_, OperationName{std::string(start.label), ++num_operations_, hosts_.size()},
-      std::move(tensors));
+void GpuLink::exchange(const TransportChoice& choice, const GpuOperation& operation,
+                       std::vector<P2P> batch) {
+  std::vector<P2P> copied, sent;
+  for (P2P& message : batch) {
+    if (message.tensor.num_bytes() == 0) continue;
+    const bool is_copied = is_by_peer_copy(choice, message);
+    if (is_copied) message.peer = local_rank_[static_cast<size_t>(message.peer)];
+    (is_copied ? copied : sent).push_back(std::move(message));
+  }
   try {
-    // The compute stream itself lets the peers write: they need not wait for this group's stream.
-    WordOperations first;
-    on_->words.write(first, OperationWords::kBegun, operation->number());
-    PeerCopies::Lanes lanes;
-    if (!routes.peer.empty()) lanes = copies_->announce(routes.peer, first);
-    first.enqueue(comm_->gpu->compute->handle());
-    on_->words.wait(words_, OperationWords::kBegun, operation->number());
-    copy_beside(*operation, start.local);
-    copy(packing.before);
-    if (!routes.nccl.empty()) nccl_->exchange(operation->name(), routes.nccl, stream());
-    if (!routes.peer.empty())
-      copies_->send(operation->name(), std::move(lanes), choice, words_, *on_->stream);
-    copy(packing.after);
+    if (!sent.empty()) nccl_->exchange(operation.name(), sent, *stream_);
+    if (!copied.empty()) copies_->exchange(operation.name(), copied, *stream_);
   } catch (const Error&) {
     comm_->failure->set(std::current_exception());  // what is enqueued must not wait for ever
-    throw;
-  }
-  return operation;
-}
-
-void GpuLink::exchange(const GpuOperation& operation, std::vector<P2P> batch) {
-  try {
-    const Routes routes = routes_of(choice_, std::move(batch));
-    PeerCopies::Lanes lanes;
-    if (!routes.peer.empty()) lanes = copies_->announce(routes.peer, words_);
-    if (!routes.nccl.empty()) nccl_->exchange(operation.name(), routes.nccl, stream());
-    if (!routes.peer.empty())
-      copies_->send(operation.name(), std::move(lanes), choice_, words_, *on_->stream);
-  } catch (const Error&) {
-    comm_->failure->set(std::current_exception());
     throw;
   }
 }
 
 Work GpuLink::end(std::shared_ptr<GpuOperation> operation) {
-  if (side_end_) stream().wait(*side_end_);
-  side_end_.reset();
-  on_->words.write(words_, OperationWords::kEnded, operation->number());
-  stream();
+  stream_->wait(std::exchange(side_end_, Event()));
+  operation->end();
   std::lock_guard lock(mutex_);
-  in_flight_.push_back(operation->name());
+  in_flight_.push_back(operation->progress());
   return Work(std::move(operation));
 }
 
 void GpuLink::inspect(const Stream& rescue) {
+  // Events are many and take the driver long: what is done is found by halving, and destroyed
+  // without the lock that end() takes.
+  std::vector<std::shared_ptr<const OperationProgress>> done;
   std::unique_lock lock(mutex_);
+  const auto first_left =
+      std::partition_point(in_flight_.begin(), in_flight_.end(),
+                           [](const auto& operation) { return operation->end.has_passed(); });
+  if (first_left != in_flight_.begin()) running_ = nullptr;
+  done.assign(std::make_move_iterator(in_flight_.begin()), std::make_move_iterator(first_left));
+  in_flight_.erase(in_flight_.begin(), first_left);
   if (nccl_ != nullptr) nccl_->check();
-  if (in_flight_.empty()) return;
-  lock.unlock();
-  const OperationWords::Progress progress = on_->words.read(rescue);
-  lock.lock();
-  while (!in_flight_.empty() &&
-         progress.has_come(OperationWords::kEnded, in_flight_.front().number))
-    in_flight_.pop_front();
-  if (in_flight_.empty() || !progress.has_come(OperationWords::kBegun, in_flight_.front().number))
-    return;
-  const OperationName first = in_flight_.front();
-  if (std::exchange(running_, first.number) != first.number) running_since_ = Clock::now();
+  if (in_flight_.empty() || !in_flight_.front()->begin.has_passed()) return;
+  const auto first = in_flight_.front();
+  if (running_ == nullptr) running_since_ = Clock::now();
+  running_ = first.get();
   const double waited_s = std::chrono::duration<double>(Clock::now() - running_since_).count();
   if (waited_s <= comm_->failure->timeout_s()) return;
   lock.unlock();
-  throw comm_->failure->timeout(first.text(), missing(rescue));
+  throw comm_->failure->timeout(first->name, missing(rescue));
 }
 
 std::string GpuLink::missing(const Stream& rescue) {

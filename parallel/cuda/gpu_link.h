@@ -5,7 +5,6 @@
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -51,28 +50,35 @@ class GpuLink final : public CommWatch::Link {
   // Collective. From now on; transports that it does not use are dropped.
   void set_choice(const TransportChoice& choice);
 
+  const std::shared_ptr<const Stream>& stream() const { return stream_; }
   const std::shared_ptr<const Gpu>& gpu() const { return comm_->gpu; }
   const std::shared_ptr<GpuComm>& comm() const { return comm_; }
 
-  // An operation is begun with its first messages, fed with kernels and more messages, and ended.
-  struct Start {
-    std::string_view label;
-    std::vector<Tensor> tensors;  // all that it uses, but for the messages
-    TensorPairs local;            // messages of this rank to itself
-    std::vector<P2P> batch;       // to and from other ranks of the group, in flight together
+  // NCCL takes one run of bytes: messages that it will carry and whose rows lie apart are replaced
+  // by room for their rows. What is to be copied in front of the messages and behind them. Before
+  // begin(), which orders the use of that memory.
+  struct Packing {
+    TensorPairs before, after;
   };
-  // Throws if anything has failed before.
-  std::shared_ptr<GpuOperation> begin(Start start) { return begin(choice_, std::move(start)); }
-  // The same by one transport, which the link must have, where the peers can be reached by it.
-  std::shared_ptr<GpuOperation> begin_by(Transport transport, Start start) {
-    return begin(TransportChoice(transport), std::move(start));
-  }
-  // More messages, of contiguous tensors, behind what is on stream().
-  void exchange(const GpuOperation& operation, std::vector<P2P> batch);
-  Work end(std::shared_ptr<GpuOperation> operation);
+  Packing pack(std::vector<P2P>& batch) const;
 
-  // Behind all that was enqueued for the group.
-  const Stream& stream();
+  // An operation is begun with all its tensors, fed with messages and kernels, and ended. begin()
+  // throws if anything has failed before.
+  std::shared_ptr<GpuOperation> begin(std::string_view label, std::vector<Tensor> tensors);
+  // Messages of this rank to itself. Long ones run beside what else the operation does until its
+  // end.
+  void copy_beside(const GpuOperation& operation, const TensorPairs& local);
+  // Copies in the order of the operation.
+  void copy(const TensorPairs& pairs);
+  // Messages to and from other ranks of the group, in flight together.
+  void exchange(const GpuOperation& operation, std::vector<P2P> batch) {
+    exchange(choice_, operation, std::move(batch));
+  }
+  // The same by one transport, which the link must have, where the peers can be reached by it.
+  void exchange_by(Transport transport, const GpuOperation& operation, std::vector<P2P> batch) {
+    exchange(TransportChoice(transport), operation, std::move(batch));
+  }
+  Work end(std::shared_ptr<GpuOperation> operation);
 
   void inspect(const Stream& rescue) override;
   void release(const Stream& rescue) noexcept override;
@@ -82,41 +88,27 @@ class GpuLink final : public CommWatch::Link {
 
   GpuLink(const Group& hosts, std::shared_ptr<GpuComm> comm, std::shared_ptr<const Stream> stream,
           const TransportChoice& choice);
-  // Messages by the transport that carries them, ranks as that counts them.
-  struct Routes {
-    std::vector<P2P> peer, nccl;
-  };
-  // NCCL takes one run of bytes: rows that lie apart are copied to packed tensors in front of the
-  // messages, or from them behind.
-  struct Packing {
-    TensorPairs before, after;
-  };
-
-  std::shared_ptr<GpuOperation> begin(const TransportChoice& choice, Start start);
-  Routes routes_of(const TransportChoice& choice, std::vector<P2P> batch) const;
-  Packing pack(std::vector<P2P>& batch) const;
-  // Short ones on stream(), long ones beside what else the operation does until its end.
-  void copy_beside(const GpuOperation& operation, const TensorPairs& local);
-  void copy(const TensorPairs& pairs);
+  void exchange(const TransportChoice& choice, const GpuOperation& operation,
+                std::vector<P2P> batch);
+  bool is_by_peer_copy(const TransportChoice& choice, const P2P& message) const;
   // What the operation on the GPU waits for.
   std::string missing(const Stream& rescue);
 
   const Group hosts_;
   const std::shared_ptr<GpuComm> comm_;
-  const std::shared_ptr<CommStream> on_;
+  const std::shared_ptr<const Stream> stream_;
   TransportChoice choice_;
   std::string others_;           // names the other ranks of the group
   std::vector<int> local_rank_;  // in copies_, of each rank of the group; -1: on another host
   std::shared_ptr<PeerCopies> copies_;
   std::shared_ptr<NcclCommunicator> nccl_;
   int64_t num_operations_ = 0;
-  WordOperations words_;  // what the stream is to do next, not enqueued yet: many take one call
-  const Stream side_;     // for copies within the GPU
-  std::optional<Event> side_end_;  // of those that the operation being enqueued has made there
+  const Stream side_;  // for copies within the GPU
+  Event side_end_;     // of those that the operation being enqueued has made there
 
   std::mutex mutex_;  // of all that follows
-  std::deque<OperationName> in_flight_;
-  int64_t running_ = 0;  // the first, seen on the GPU
+  std::deque<std::shared_ptr<const OperationProgress>> in_flight_;
+  const OperationProgress* running_ = nullptr;  // the first, seen on the GPU
   Clock::time_point running_since_;
 };
 

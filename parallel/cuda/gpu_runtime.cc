@@ -54,15 +54,12 @@ GpuRuntime::GpuRuntime(const MpiRuntime& mpi, Options options) {
   std::string reason = own.no_peer_access;
   std::shared_ptr<GpuLink> link;
   if (reason.empty() && options.transports != TransportWish::kNccl) {
-    comm_->choice =
-        TransportChoice(options.transports == TransportWish::kPeerStores ? Transport::kPeerStores
-                                                                         : Transport::kPeerCopies);
+    comm_->choice = TransportChoice(Transport::kPeerCopies);
     link = try_peer_copies(world, comm_, comm_->choice, reason);
   }
   if (link == nullptr) {
-    if (options.transports == TransportWish::kPeerCopies ||
-        options.transports == TransportWish::kPeerStores)
-      throw Error(ErrorCode::kConfig, {.what = "GPUs cannot write into each other's memory",
+    if (options.transports == TransportWish::kPeerCopies)
+      throw Error(ErrorCode::kConfig, {.what = "GPUs cannot copy into each other's memory",
                                        .found = reason,
                                        .next = "let NCCL carry the messages"});
     comm_->choice = TransportChoice(Transport::kNccl);
@@ -70,7 +67,7 @@ GpuRuntime::GpuRuntime(const MpiRuntime& mpi, Options options) {
   } else if (options.transports == TransportWish::kMeasured) {
     link->add_nccl();
     comm_->choice =
-        TransportChoice::fastest(measure_transports(world, *link, kLargestMeasuredBytes));
+        TransportChoice::faster(measure_transports(world, *link, kLargestMeasuredBytes));
     link->set_choice(comm_->choice);
   }
   transports_ = comm_->choice.text();

@@ -44,11 +44,11 @@ NcclCommunicator::NcclCommunicator(const Group& hosts, std::string others,
                                    std::shared_ptr<const Gpu> gpu,
                                    std::shared_ptr<CommFailure> failure)
     : others_(std::move(others)), gpu_(std::move(gpu)), failure_(std::move(failure)) {
-  const OperationName operation = {"nccl.start", 0, hosts.size()};
+  const std::string operation = fmt::format("`nccl.start` (of a group of {})", hosts.size());
   ncclUniqueId id = {};
   if (hosts.rank() == 0) {
     const ncclResult_t status = ncclGetUniqueId(&id);
-    if (status != ncclSuccess) throw error(status, operation.text());
+    if (status != ncclSuccess) throw error(status, operation);
   }
   const std::string bytes =
       hosts.broadcast_bytes("gpu.nccl_id", std::string(id.internal, sizeof id.internal), 0);
@@ -74,7 +74,7 @@ NcclCommunicator::~NcclCommunicator() {
   if (ended_.valid()) ended_.wait_for(kFarewell);
 }
 
-void NcclCommunicator::exchange(const OperationName& operation, const std::vector<P2P>& batch,
+void NcclCommunicator::exchange(const std::string& operation, const std::vector<P2P>& batch,
                                 const Stream& stream) {
   std::lock_guard lock(mutex_);
   failure_->throw_if_set();
@@ -92,7 +92,7 @@ void NcclCommunicator::exchange(const OperationName& operation, const std::vecto
   finish(status == ncclSuccess || status == ncclInProgress ? end : status, operation);
 }
 
-void NcclCommunicator::finish(int status, const OperationName& operation) {
+void NcclCommunicator::finish(int status, const std::string& operation) {
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   while (status == ncclInProgress) {
@@ -101,8 +101,7 @@ void NcclCommunicator::finish(int status, const OperationName& operation) {
     status = asked != ncclSuccess ? asked : state;
     const double waited_s = std::chrono::duration<double>(Clock::now() - begin).count();
     if (status == ncclInProgress && waited_s > failure_->timeout_s())
-      throw failure_->timeout(operation.text(),
-                              fmt::format("NCCL could not connect to {}", others_));
+      throw failure_->timeout(operation, fmt::format("NCCL could not connect to {}", others_));
     failure_->throw_if_set();
     if (waited_s > 1e-3) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
@@ -110,7 +109,7 @@ void NcclCommunicator::finish(int status, const OperationName& operation) {
       std::this_thread::yield();
     }
   }
-  if (status != ncclSuccess) throw error(status, operation.text());
+  if (status != ncclSuccess) throw error(status, operation);
 }
 
 void NcclCommunicator::check() {

@@ -27,10 +27,8 @@ class NcclCommunicator {
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
 
   // Enqueues messages, none of them empty or to this rank itself, on `stream`. Returns when NCCL
-  // has enqueued them, which on first use means to connect to the peers. As its calls must not
-  // block, NCCL starts a thread for each batch: some 40 us.
-  void exchange(const OperationName& operation, const std::vector<P2P>& batch,
-                const Stream& stream);
+  // has enqueued them, which on first use means to connect to the peers.
+  void exchange(const std::string& operation, const std::vector<P2P>& batch, const Stream& stream);
 
   // Throws what NCCL has found since; any thread. Nothing while a call is under way.
   void check();
@@ -40,7 +38,7 @@ class NcclCommunicator {
 
  private:
   // Waits until NCCL is done with a call that it goes on with in the background.
-  void finish(int status, const OperationName& operation);
+  void finish(int status, const std::string& operation);
   Error error(int status, const std::string& operation) const;
 
   const std::string others_;

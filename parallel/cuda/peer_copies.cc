@@ -4,6 +4,7 @@
 #include <cstring>
 #include <thread>
 
+#include "parallel/cuda/cuda_driver.h"
 #include "parallel/message_rows.h"
 
 namespace longship {
@@ -11,8 +12,7 @@ namespace {
 
 constexpr std::string_view kLabel = "gpu.peer_copies";
 constexpr uint64_t kPosts = 32;  // buffers of a pair that may be known ahead of their messages
-// A peer that is on time comes within the first; before the second, others get the host's core.
-constexpr auto kSpin = std::chrono::microseconds(10), kYield = std::chrono::microseconds(200);
+constexpr auto kSpin = std::chrono::microseconds(200);  // before the host's core is given away
 // Ahead of every value that is waited for, and less than half of the circle of values.
 constexpr uint32_t kFarAhead = uint32_t{1} << 30;
 
@@ -117,7 +117,7 @@ bool PeerCopies::advance(int peer, Lane& lane) {
   return lane.num_posted == lane.receives.size() && lane.copies.size() == lane.sends.size();
 }
 
-void PeerCopies::rendezvous(const OperationName& operation, Lanes& lanes) {
+void PeerCopies::rendezvous(const std::string& operation, std::vector<Lane>& lanes) {
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   while (true) {
@@ -127,8 +127,8 @@ void PeerCopies::rendezvous(const OperationName& operation, Lanes& lanes) {
     if (complete) return;
     setup_.failure->throw_if_set();
     const auto waited = Clock::now() - begin;
-    if (waited < kYield) {
-      if (waited > kSpin) std::this_thread::yield();
+    if (waited < kSpin) {
+      std::this_thread::yield();
       continue;
     }
     std::this_thread::sleep_for(std::chrono::microseconds(20));
@@ -139,47 +139,40 @@ void PeerCopies::rendezvous(const OperationName& operation, Lanes& lanes) {
       if (lane.num_posted < lane.receives.size() || lane.copies.size() < lane.sends.size())
         missing += (missing.empty() ? "" : ", ") + rank_name(peer);
     }
-    throw setup_.failure->timeout(operation.text(), fmt::format("{} did not begin it", missing));
+    throw setup_.failure->timeout(operation, fmt::format("{} did not begin it", missing));
   }
 }
 
-PeerCopies::Lanes PeerCopies::announce(const std::vector<P2P>& batch, WordOperations& words) {
-  Lanes lanes(static_cast<size_t>(size_));
+void PeerCopies::exchange(const std::string& operation, const std::vector<P2P>& batch,
+                          const Stream& stream) {
+  std::vector<Lane> lanes(static_cast<size_t>(size_));
   for (const P2P& message : batch) {
     Lane& lane = lanes[static_cast<size_t>(message.peer)];
     (message.kind == P2P::Kind::kSend ? lane.sends : lane.receives).push_back(&message.tensor);
   }
-  for (int peer = 0; peer < size_; ++peer) {
-    const auto p = static_cast<size_t>(peer);
-    if (const auto count = lanes[p].receives.size(); count > 0)
-      words.write(peer_word(kReady, peer), static_cast<uint32_t>(num_received_[p] + count));
-    advance(peer, lanes[p]);
-  }
-  return lanes;
-}
-
-void PeerCopies::send(const OperationName& operation, Lanes lanes, const TransportChoice& choice,
-                      WordOperations& words, const Stream& stream) {
   rendezvous(operation, lanes);
-  // Each rank begins with the next one, so that not all write to one.
+
+  // First of all every peer learns that its targets may be written, so that no two GPUs wait for
+  // each other. Each rank then begins with the next one, so that not all write to one.
   const StreamHandle handle = stream.handle();
+  WordOperations words;
+  for (int peer = 0; peer < size_; ++peer)
+    if (const auto p = static_cast<size_t>(peer); !lanes[p].receives.empty())
+      words.write(peer_word(kReady, peer), static_cast<uint32_t>(num_received_[p]));
   for (int step = 1; step < size_; ++step) {
     const int peer = (rank_ + step) % size_;
     const auto p = static_cast<size_t>(peer);
     const Lane& lane = lanes[p];
-    if (lane.copies.empty()) continue;
+    if (lane.sends.empty()) continue;
     words.wait(own_word(kReady, peer), static_cast<uint32_t>(num_sent_[p]));
     words.enqueue(handle);
-    for (const CudaRowCopy& copy : lane.copies)
-      if (choice.of(copy.num_rows * copy.row_bytes) == Transport::kPeerStores)
-        enqueue_row_copy_kernel(copy, handle);
-      else
-        enqueue_row_copy(copy, handle);
+    for (const CudaRowCopy& copy : lane.copies) enqueue_row_copy(copy, handle);
     words.write(peer_word(kArrived, peer), static_cast<uint32_t>(num_sent_[p]));
   }
   for (int peer = 0; peer < size_; ++peer)
     if (const auto p = static_cast<size_t>(peer); !lanes[p].receives.empty())
       words.wait(own_word(kArrived, peer), static_cast<uint32_t>(num_received_[p]));
+  words.enqueue(handle);
 }
 
 void PeerCopies::release(const Stream& rescue) noexcept {

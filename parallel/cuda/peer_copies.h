@@ -1,7 +1,6 @@
-// Messages between the GPUs of one host as copies into each other's memory: the receiver tells the
-// sender an address through memory of the host, and the sender's GPU writes there, by a copy engine
-// or, if that is chosen, by a kernel. The GPUs order this among themselves by words in each other's
-// memory, for which streams wait without a kernel.
+// Messages between the GPUs of one host as copies by the copy engines, without a kernel: the
+// receiver tells the sender an address through memory of the host, and the sender's GPU writes
+// there. The GPUs order this among themselves by words in each other's memory.
 #pragma once
 
 #include <atomic>
@@ -10,11 +9,9 @@
 #include <vector>
 
 #include "parallel/cuda/comm_failure.h"
-#include "parallel/cuda/cuda_driver.h"
 #include "parallel/cuda/host_segment.h"
 #include "parallel/cuda/peer_memory.h"
 #include "parallel/group.h"
-#include "parallel/transport_choice.h"
 #include "runtime/cuda/cuda_copy.h"
 #include "runtime/gpu.h"
 
@@ -33,23 +30,10 @@ class PeerCopies {
   // Collective. Throws Error on every rank if one cannot reach another's memory.
   explicit PeerCopies(Setup setup);
 
-  // What goes to and comes from one peer in an exchange.
-  struct Lane {
-    std::vector<const Tensor*> sends, receives;
-    std::vector<CudaRowCopy> copies;  // of the sends, into the peer's memory
-    size_t num_posted = 0;            // of the receives
-  };
-  using Lanes = std::vector<Lane>;  // by peer
-
-  // Begins an exchange of messages, none of them empty or to this rank itself; the messages of a
-  // pair match in their order. Adds to `words` that the peers may write what is received here: for
-  // a stream behind whose work they may. `batch` stays until send() is done.
-  Lanes announce(const std::vector<P2P>& batch, WordOperations& words);
-  // Enqueues what is sent on `stream`, always the same one, behind `words`. What then is in `words`
-  // is the end of the exchange: the stream waits for what it receives. Returns once every peer has
-  // announced its receives; throws Error(kTimeout) naming those that do not.
-  void send(const OperationName& operation, Lanes lanes, const TransportChoice& choice,
-            WordOperations& words, const Stream& stream);
+  // Enqueues messages, none of them empty or to this rank itself, on `stream`, always the same one.
+  // Returns once every peer has made its call, which tells where its buffers are; the messages of a
+  // pair match in their order. Throws Error(kTimeout) naming peers that do not make their call.
+  void exchange(const std::string& operation, const std::vector<P2P>& batch, const Stream& stream);
 
   // Makes the stream pass all waits, also those for peers that are gone. What is received after
   // that means nothing: for ending a job.
@@ -59,6 +43,11 @@ class PeerCopies {
 
  private:
   struct Mailbox;
+  struct Lane {  // what goes to and comes from one peer
+    std::vector<const Tensor*> sends, receives;
+    std::vector<CudaRowCopy> copies;  // of the sends, into the peer's memory
+    size_t num_posted = 0;            // of the receives
+  };
   // Words that this rank's GPU waits for, in its own memory, one of each kind per peer.
   enum WordKind { kReady, kArrived, kNumWordKinds };
   uint32_t* own_word(WordKind kind, int peer) const;
@@ -66,7 +55,7 @@ class PeerCopies {
   uint32_t* peer_word(WordKind kind, int peer) const;
   Mailbox& mailbox(int from, int to) const;
 
-  void rendezvous(const OperationName& operation, Lanes& lanes);
+  void rendezvous(const std::string& operation, std::vector<Lane>& lanes);
   bool advance(int peer, Lane& lane);
   std::string rank_name(int peer) const;
 

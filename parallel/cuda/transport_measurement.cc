@@ -5,8 +5,6 @@ namespace {
 
 constexpr std::string_view kLabel = "gpu.measurement";
 constexpr int64_t kSmallestBytes = 4096;
-// Beyond, a kernel's multiprocessors are worth more than the little time that it may save.
-constexpr int64_t kMostStoredBytes = int64_t{1} << 20;
 
 // Seconds of one exchange among many, by the GPU's clock; the slowest rank's.
 double exchange_s(const Group& hosts, GpuLink& link, Transport transport, const Tensor& out,
@@ -17,19 +15,16 @@ double exchange_s(const Group& hosts, GpuLink& link, Transport transport, const 
   Event begin;
   for (int round = 0; round < kWarmUps + kRounds; ++round) {
     if (round == kWarmUps) {
-      link.stream().synchronize();
+      link.stream()->synchronize();
       hosts.barrier(kLabel);
-      begin = link.stream().record_time();
+      begin = link.stream()->record_time();
     }
-    link.end(
-            link.begin_by(transport, {.label = kLabel,
-                                      .tensors = {},
-                                      .local = {},
-                                      .batch = {P2P::send(next, out), P2P::receive(previous, in)}}))
-        .wait();
+    auto operation = link.begin(kLabel, {out, in});
+    link.exchange_by(transport, *operation, {P2P::send(next, out), P2P::receive(previous, in)});
+    link.end(std::move(operation)).wait();
   }
-  const Event end = link.stream().record_time();
-  link.stream().synchronize();
+  const Event end = link.stream()->record_time();
+  link.stream()->synchronize();
   return hosts.all_reduce_value(kLabel, end.milliseconds_since(begin) / (1e3 * kRounds),
                                 ReduceOp::kMax);
 }
@@ -44,14 +39,10 @@ std::vector<TransportChoice::Sample> measure_transports(const Group& hosts, GpuL
   std::vector<TransportChoice::Sample> samples;
   for (int64_t bytes = kSmallestBytes; bytes <= largest_bytes; bytes *= 16) {
     const Tensor part_out = out.slice(0, 0, bytes), part_in = in.slice(0, 0, bytes);
-    const auto seconds = [&](Transport transport) {
-      return exchange_s(hosts, link, transport, part_out, part_in);
-    };
-    TransportChoice::Sample sample = {.message_bytes = bytes,
-                                      .peer_copies_s = seconds(Transport::kPeerCopies),
-                                      .nccl_s = seconds(Transport::kNccl)};
-    if (bytes <= kMostStoredBytes) sample.peer_stores_s = seconds(Transport::kPeerStores);
-    samples.push_back(sample);
+    samples.push_back(
+        {.message_bytes = bytes,
+         .peer_copies_s = exchange_s(hosts, link, Transport::kPeerCopies, part_out, part_in),
+         .nccl_s = exchange_s(hosts, link, Transport::kNccl, part_out, part_in)});
   }
   return samples;
 }

@@ -21,7 +21,7 @@ struct CudaRowCopy {
 };
 // By a copy engine, also into the memory of another GPU.
 void enqueue_row_copy(const CudaRowCopy& copy, StreamHandle stream);
-// By a kernel, also into the memory of another GPU that is mapped here.
+// By a kernel, within one GPU.
 void enqueue_row_copy_kernel(const CudaRowCopy& copy, StreamHandle stream);
 
 // to[i] = from[i] within one GPU. Equal dtypes, or two floating ones: rounding is to nearest even,

@@ -15,7 +15,7 @@ TEST(TransportChoice, OneForAllMessages) {
 }
 
 TEST(TransportChoice, ChangesOverBetweenSamplesThatDisagree) {
-  const TransportChoice choice = TransportChoice::fastest({
+  const TransportChoice choice = TransportChoice::faster({
       {.message_bytes = 1024, .peer_copies_s = 1, .nccl_s = 2},
       {.message_bytes = 4096, .peer_copies_s = 1, .nccl_s = 2},
       {.message_bytes = 65536, .peer_copies_s = 3, .nccl_s = 2},
@@ -32,21 +32,8 @@ TEST(TransportChoice, ChangesOverBetweenSamplesThatDisagree) {
             "peer copies from 0 B to 16 KiB, NCCL from 16 KiB to 256 KiB, peer copies above");
 }
 
-TEST(TransportChoice, TakesStoresForShortMessagesWhereTheyAreFaster) {
-  const TransportChoice choice = TransportChoice::fastest({
-      {.message_bytes = 4096, .peer_stores_s = 1, .peer_copies_s = 2, .nccl_s = 3},
-      {.message_bytes = 65536, .peer_stores_s = 2, .peer_copies_s = 2, .nccl_s = 3},
-      {.message_bytes = 1048576, .peer_copies_s = 2, .nccl_s = 3},
-  });
-  EXPECT_EQ(choice.of(16383), Transport::kPeerStores);
-  EXPECT_EQ(choice.of(16384), Transport::kPeerCopies);
-  EXPECT_TRUE(choice.uses_peer_memory());
-  EXPECT_FALSE(choice.uses(Transport::kNccl));
-  EXPECT_EQ(choice.text(), "peer stores from 0 B to 16 KiB, peer copies above");
-}
-
 TEST(TransportChoice, TakesTheOneThatIsAlwaysFaster) {
-  const TransportChoice choice = TransportChoice::fastest({
+  const TransportChoice choice = TransportChoice::faster({
       {.message_bytes = 4096, .peer_copies_s = 1, .nccl_s = 1},
       {.message_bytes = 65536, .peer_copies_s = 1, .nccl_s = 2},
   });

@@ -95,8 +95,7 @@ TEST_P(SilentPeer, WhoseGpuIsStuckIsNamed) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, SilentPeer,
-                         ::testing::Values(TransportWish::kPeerStores, TransportWish::kPeerCopies,
-                                           TransportWish::kNccl));
+                         ::testing::Values(TransportWish::kPeerCopies, TransportWish::kNccl));
 
 TEST(GpuOfRank, IsItsOwn) {
   const GpuRuntime runtime(testing::mpi(), {.transports = TransportWish::kPeerCopies});
