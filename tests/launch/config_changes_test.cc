@@ -2,14 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/support/small_run.h"
+
 namespace longship {
 namespace {
 
-constexpr const char* kRun = R"(
-output_dir: "out" data { tokens: "a.tokens" }
-model { hidden_size: 32 intermediate_size: 48 num_layers: 2 attention { num_heads: 4 } }
-optim { learning_rate: 1e-3 } train { steps: 10 context: 64 }
-)";
+using testing::kSmallRun;
 
 constexpr const char* kMixer = R"(
 model { hidden_size: 32 num_layers: 2 layers: "full"
@@ -22,8 +20,9 @@ config::Run with(const char* text, const std::vector<std::string>& overrides) {
 
 TEST(ConfigChanges, AResumedRunMayLearnFasterButNotSomethingElse) {
   const ConfigChanges changes = changes_on_resume(
-      with(kRun, {}), with(kRun, {"train.steps=20", "optim.learning_rate=0.5", "train.seed=3",
-                                  "optim.bf16_moments=true", "model.attention.rope_theta=80000"}));
+      with(kSmallRun, {}),
+      with(kSmallRun, {"train.steps=20", "optim.learning_rate=0.5", "train.seed=3",
+                       "optim.bf16_moments=true", "model.attention.rope_theta=80000"}));
   EXPECT_EQ(changes.allowed, "\n    optim.learning_rate: 0.001 -> 0.5\n    train.steps: 10 -> 20");
   EXPECT_EQ(changes.forbidden,
             "\n    model.attention.rope_theta: 10000 -> 80000"
@@ -36,11 +35,11 @@ TEST(ConfigChanges, AResumedRunMayLearnFasterButNotSomethingElse) {
 
 TEST(ConfigChanges, AnOriginMayHaveSeenLessButNotBeReadInAnotherWay) {
   const ConfigChanges changes = changes_from_origin(
-      with(kRun, {}),
-      with(kRun, {"train.context=512", "train.seed=3", "optim.learning_rate=0.5",
-                  "model.attention.rope_theta=80000", "model.attention.window=16",
-                  "model.attention.num_heads=2", "model.norm_eps=0.5",
-                  "model.zero_centered_norms=true", "model.attention.rotary_dim=4"}));
+      with(kSmallRun, {}),
+      with(kSmallRun, {"train.context=512", "train.seed=3", "optim.learning_rate=0.5",
+                       "model.attention.rope_theta=80000", "model.attention.window=16",
+                       "model.attention.num_heads=2", "model.norm_eps=0.5",
+                       "model.zero_centered_norms=true", "model.attention.rotary_dim=4"}));
   EXPECT_EQ(changes.allowed,
             "\n    model.attention.rope_theta: 10000 -> 80000"
             "\n    model.attention.window: 0 -> 16\n    train.context: 64 -> 512");
@@ -51,9 +50,9 @@ TEST(ConfigChanges, AnOriginMayHaveSeenLessButNotBeReadInAnotherWay) {
 }
 
 TEST(ConfigChanges, AnOriginMayDescribeItsLayersInAnotherWay) {
-  EXPECT_EQ(
-      changes_from_origin(with(kRun, {}), with(kMixer, {"model.intermediate_size=48"})).forbidden,
-      "");
+  EXPECT_EQ(changes_from_origin(with(kSmallRun, {}), with(kMixer, {"model.intermediate_size=48"}))
+                .forbidden,
+            "");
 }
 
 }  // namespace

@@ -6,18 +6,13 @@
 
 #include "launch/config.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/small_run.h"
 
 namespace longship {
 namespace {
 
-constexpr const char* kGood = R"(
-output_dir: "out" data { tokens: "a.tokens" }
-model { hidden_size: 32 intermediate_size: 48 num_layers: 2 attention { num_heads: 4 } }
-optim { learning_rate: 1e-3 } train { steps: 10 context: 64 }
-)";
-
 config::Run good(std::vector<std::string> overrides = {}) {
-  return parse_config(kGood, "good", overrides);
+  return parse_config(testing::kSmallRun, "good", overrides);
 }
 
 void expect_problem(const std::vector<std::string>& overrides, int ranks, const std::string& word) {

@@ -1,5 +1,7 @@
 #include "tests/support/zero_training.h"
 
+#include <gtest/gtest.h>
+
 #include "launch/config.h"
 #include "launch/layers.h"
 #include "launch/optimizer_options.h"
@@ -79,6 +81,14 @@ ZeroOutcome zero_steps(Context& ctx, const config::Run& run, const Group& world,
   }
   outcome.state = training.state();
   return outcome;
+}
+
+void expect_bits_of_none(const std::function<ZeroOutcome(const std::string& stage)>& train) {
+  const ZeroOutcome none = train("NONE");
+  EXPECT_GT(none.norms[0], 0.5);  // what gradients are clipped to
+  EXPECT_NE(none.losses[0], none.losses[2]);
+  for (const char* stage : {"STAGE_1", "STAGE_2", "STAGE_3"})
+    EXPECT_TRUE(train(stage) == none) << stage;
 }
 
 }  // namespace longship::testing

@@ -1,6 +1,7 @@
 // A tiny model trained with a stage of ZeRO, for tests that compare stages.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -46,5 +47,8 @@ struct ZeroOutcome {
 };
 ZeroOutcome zero_steps(Context& ctx, const config::Run& run, const Group& world, int num_steps,
                        int num_micro_batches = 1);
+
+// Fails the test unless training, of three steps or more, ends alike by every stage.
+void expect_bits_of_none(const std::function<ZeroOutcome(const std::string& stage)>& train);
 
 }  // namespace longship::testing
