@@ -17,10 +17,14 @@ namespace {
 static_assert(kGradientChunk == kPieceElements);
 constexpr int64_t kBlock = kPieceElements;
 
+int64_t num_blocks_of(int64_t num_elements) {
+  return (num_elements + kBlock - 1) / kBlock;
+}
+
 // Calls f(block, begin, end) for each block of `count` elements, blocks shared out over threads.
 template <class F>
 void for_each_block(const Context& ctx, int64_t count, F&& f) {
-  parallel_for(ctx, (count + kBlock - 1) / kBlock, 1, [&](int64_t first, int64_t last) {
+  parallel_for(ctx, num_blocks_of(count), 1, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block)
       f(block, block * kBlock, std::min((block + 1) * kBlock, count));
   });
@@ -77,7 +81,7 @@ HeldGradients held_gradients(const ParameterList& parameters) {
     if (parameter.gradient->defined() && parameter.master.numel() > 0)
       held.gradients.push_back({parameter.gradient->sum().contiguous(), number,
                                 held.num_blocks + parameter.first_element / kBlock});
-    held.num_blocks += (parameter.variable.value().numel() + kBlock - 1) / kBlock;
+    held.num_blocks += num_blocks_of(parameter.variable.value().numel());
     ++number;
   }
   return held;
@@ -91,7 +95,7 @@ void sum_squares_cuda(const Context& ctx, const HeldGradients& held, const Tenso
                        .num_elements = gradient.values.numel(),
                        .first_chunk = num_chunks,
                        .first_square = gradient.first_square});
-    num_chunks += (gradient.values.numel() + kBlock - 1) / kBlock;
+    num_chunks += num_blocks_of(gradient.values.numel());
   }
   if (entries.empty()) return;
   const Tensor entries_N = upload_table(ctx, std::span<const GradientEntry>(entries));
@@ -102,8 +106,7 @@ void sum_squares_cuda(const Context& ctx, const HeldGradients& held, const Tenso
 
 bool is_finite_cuda(const Context& ctx, const HeldGradient& gradient) {
   const HeldGradients alone = {.gradients = {{gradient.values}}};
-  const int64_t num_blocks = (gradient.values.numel() + kBlock - 1) / kBlock;
-  const Tensor squares_C = ctx.empty({num_blocks}, DType::kF64);
+  const Tensor squares_C = ctx.empty({num_blocks_of(gradient.values.numel())}, DType::kF64);
   sum_squares_cuda(ctx, alone, squares_C);
   // No square of a finite fp32 number overflows in fp64.
   return is_finite(ctx, squares_C.to(std::make_shared<Memory>()));

@@ -80,7 +80,7 @@ Halo::Block Halo::block(RowRange queries, std::span<const Segment> keys) const {
 SoftmaxBlockInput with_keys(const SoftmaxBlockInput& local, const TensorRows& keys,
                             RowRange queries) {
   SoftmaxBlockInput block = local;
-  block.q_THD = local.q_THD.slice(0, queries.begin, queries.count);
+  block.q_THD = rows_of(local.q_THD, queries);
   block.k_SKD = keys[0];
   block.v_SKV = keys[1];
   return block;
