@@ -40,7 +40,6 @@ class HeadSchedule : public SoftmaxSchedule {
                   const SequencePlan& plan, const AttentionOptions& options) const final;
   Variable attend_when_ready(Context& ctx, const AttentionSources& sources,
                              const SequencePlan& plan, const AttentionOptions& options) const final;
-  bool sends_early() const final { return sp_.size() > 1; }
 
  protected:
   const char* name() const { return name_; }

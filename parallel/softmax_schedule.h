@@ -50,8 +50,6 @@ class SoftmaxSchedule {
   virtual Variable attend_when_ready(Context& ctx, const AttentionSources& sources,
                                      const SequencePlan& plan,
                                      const AttentionOptions& options) const;
-  // Whether that hides a part of what travels. If not, q, k and v may as well be computed together.
-  virtual bool sends_early() const { return false; }
 };
 
 // `kernel` must outlive the schedule and every tape it recorded on; the plan of each call must have
