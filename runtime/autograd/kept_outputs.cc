@@ -22,16 +22,25 @@ bool KeptOutputs::keeps(KeptOp op) const {
 }
 
 void KeptOutputs::keep(KeptOp op, const std::vector<Tensor>& outputs) {
-  if (keeps(op)) kept_[op].outputs.push_back(outputs);
+  kept_[op].outputs.push_back(keeps(op) ? outputs : std::vector<Tensor>());
+  last_op_ = op;
+  last_outputs_ = outputs;
+}
+
+// Of the next call in the second run.
+std::vector<Tensor>& KeptOutputs::next(KeptOp op) {
+  Calls& calls = kept_[op];
+  LONGSHIP_CHECK(calls.num_taken < calls.outputs.size(),
+                 "{} {} of a block that runs again: its two runs differ", name_of(op),
+                 calls.num_taken);
+  return calls.outputs[calls.num_taken];
 }
 
 std::vector<Tensor> KeptOutputs::take(KeptOp op) {
-  if (is_second_run_ && keeps(op)) {
-    Calls& calls = kept_[op];
-    LONGSHIP_CHECK(calls.num_taken < calls.outputs.size(),
-                   "{} {} of a block that runs again: its two runs differ", name_of(op),
-                   calls.num_taken);
-    return std::move(calls.outputs[calls.num_taken++]);
+  if (is_second_run_) {
+    std::vector<Tensor> outputs = std::move(next(op));
+    if (!outputs.empty()) ++kept_[op].num_taken;
+    return outputs;
   }
   if (outer_ == nullptr) return {};
   std::vector<Tensor> outputs = outer_->take(op);
@@ -40,15 +49,24 @@ std::vector<Tensor> KeptOutputs::take(KeptOp op) {
 }
 
 std::vector<Tensor> KeptOutputs::get(KeptOp op, const Compute& compute) {
-  if (is_second_run_ && keeps(op)) return take(op);
+  if (is_second_run_) {
+    std::vector<Tensor> outputs = take(op);
+    if (!outputs.empty()) return outputs;
+    ++kept_[op].num_taken;
+    return compute();
+  }
   std::vector<Tensor> outputs = outer_ != nullptr ? outer_->get(op, compute) : compute();
   keep(op, outputs);
   return outputs;
 }
 
-void KeptOutputs::begin_second_run() {
+void KeptOutputs::begin_second_run(const Tensor& y) {
   is_second_run_ = true;
   outer_ = nullptr;
+  // Both are alive: with one address they are one.
+  if (last_outputs_.size() == 1 && last_outputs_[0].address() == y.address())
+    kept_[last_op_].outputs.back() = std::move(last_outputs_);
+  last_outputs_.clear();
 }
 
 void KeptOutputs::visit(const std::function<void(const std::string&, Tensor&)>& visit) {

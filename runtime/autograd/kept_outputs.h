@@ -1,5 +1,6 @@
 // What a block that runs again in the backward keeps of its first run, so that the second run takes
-// it from there instead of computing it again.
+// it from there instead of computing it again: what its level says, and its own output, which the
+// next block keeps anyway as its input.
 #pragma once
 
 #include <functional>
@@ -39,24 +40,29 @@ class KeptOutputs {
   // What the next get() of `op` returns without computing, taken in its place; nothing if it would
   // compute.
   std::vector<Tensor> take(KeptOp op);
-  // Ends the first run.
-  void begin_second_run();
+  // Ends the first run, whose result is `y`. Where that is what the last of the ops computed, the
+  // second run does not compute it again at any level: nobody reads it there.
+  void begin_second_run(const Tensor& y);
 
   // Calls visit("attention.0", tensor) and so on for all that is kept.
   void visit(const std::function<void(const std::string& name, Tensor& tensor)>& visit);
 
  private:
-  struct Calls {  // of one op
-    std::vector<std::vector<Tensor>> outputs;
+  struct Calls {                               // of one op
+    std::vector<std::vector<Tensor>> outputs;  // of each; nothing where they are not kept
     size_t num_taken = 0;
   };
   bool keeps(KeptOp op) const;
   void keep(KeptOp op, const std::vector<Tensor>& outputs);
+  std::vector<Tensor>& next(KeptOp op);
 
   Recompute level_;
   KeptOutputs* outer_;
   bool is_second_run_ = false;
   std::map<KeptOp, Calls> kept_;
+  // Of the last call in the first run.
+  KeptOp last_op_ = KeptOp::kMatmul;
+  std::vector<Tensor> last_outputs_;
 };
 
 // What an op that may be kept computes: compute(), unless ctx.kept has it from the first run.

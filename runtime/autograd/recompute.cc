@@ -43,7 +43,7 @@ Variable recompute(Context& ctx, const BlockFunction& block, const Variable& x, 
   inner.tape = nullptr;
   inner.kept = &node->saved.kept;
   const Variable y = block(inner, x);
-  node->saved.kept.begin_second_run();
+  node->saved.kept.begin_second_run(y.value());
   return record(ctx, "recompute", y.value(), std::move(node), {&x});
 }
 

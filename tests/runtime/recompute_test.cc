@@ -121,7 +121,7 @@ TEST(KeptOutputs, AreTakenAheadOfTheOpsThatWouldComputeThem) {
   computed_once(ctx, KeptOp::kMatmul, [&] { return filled(0); });  // not kept by this level
   computed_once(ctx, KeptOp::kAttention, [&] { return filled(1); });
   computed_once(ctx, KeptOp::kAttention, [&] { return filled(2); });
-  outer.begin_second_run();
+  outer.begin_second_run(filled(2)[0]);
 
   // A block within, in its first run, keeps what the outer one kept.
   KeptOutputs inner(Recompute::kSelective, &outer);
@@ -130,11 +130,36 @@ TEST(KeptOutputs, AreTakenAheadOfTheOpsThatWouldComputeThem) {
   EXPECT_TRUE(computed_before(ctx, KeptOp::kMatmul).empty());
   EXPECT_EQ(value(computed_once(ctx, KeptOp::kMatmul, [&] { return filled(3); })), 3);
   EXPECT_EQ(value(computed_once(ctx, KeptOp::kAttention, never)), 2);
-  inner.begin_second_run();
+  inner.begin_second_run(filled(2)[0]);
   EXPECT_EQ(value(computed_once(ctx, KeptOp::kAttention, never)), 1);
   EXPECT_EQ(value(computed_before(ctx, KeptOp::kAttention)), 2);
   EXPECT_EQ(value(computed_before(ctx, KeptOp::kMatmul)), 3);
   EXPECT_THROW(computed_before(ctx, KeptOp::kAttention), Error);
+}
+
+TEST(KeptOutputs, TheOutputOfABlockIsNotComputedAgain) {
+  Context ctx;
+  int num_computed = 0;
+  auto product = [&] {
+    return computed_once(ctx, KeptOp::kMatmul, [&] {
+      ++num_computed;
+      return std::vector{ctx.empty({1}, DType::kF64)};
+    })[0];
+  };
+  KeptOutputs of_last(Recompute::kBlock, nullptr), of_first(Recompute::kBlock, nullptr);
+  for (KeptOutputs* kept : {&of_last, &of_first}) {
+    SCOPED_TRACE(kept == &of_last ? "the last product" : "the first, not the last");
+    ctx.kept = kept;
+    const Tensor first = product(), last = product();
+    const Tensor y = kept == &of_last ? last : first;
+    kept->begin_second_run(y);
+    num_computed = 0;
+    EXPECT_NE(product().address(), first.address());
+    EXPECT_EQ(num_computed, 1);
+    const Tensor again = product();
+    EXPECT_EQ(num_computed, kept == &of_last ? 1 : 2);
+    EXPECT_EQ(again.address() == y.address(), kept == &of_last);
+  }
 }
 
 TEST(Recompute, GradientsEqualCentralDifferencesWhenNested) {
