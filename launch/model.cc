@@ -32,6 +32,7 @@ Model make_model(Context& ctx, const config::Run& run, const Group& sp) {
                                .init_std = model.init_std(),
                                .tied_embeddings = model.tied_embeddings(),
                                .recompute = recompute_of(run.train()),
+                               .recompute_layers = run.train().recompute_layers(),
                                .loss_chunk_tokens = run.train().loss_chunk_tokens()};
   const DType dtype = compute_dtype(run);
   const uint64_t seed = run.train().seed();

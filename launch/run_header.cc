@@ -9,16 +9,14 @@ namespace longship {
 
 namespace {
 
-const char* recomputation(const config::Train& train) {
-  switch (train.recompute()) {
-    case config::Train::NONE:
-      return "";
-    case config::Train::SELECTIVE:
-      return " (norms, SwiGLU and RoPE recomputed)";
-    case config::Train::BLOCK:
-      return " (blocks recomputed, but for attention)";
-  }
-  return "";
+std::string recomputation(const config::Train& train) {
+  if (train.recompute() == config::Train::NONE) return "";
+  const bool selective = train.recompute() == config::Train::SELECTIVE;
+  const char* what =
+      selective ? "norms, SwiGLU and RoPE recomputed" : "blocks recomputed, but for attention";
+  if (train.recompute_layers() == 0) return fmt::format(" ({})", what);
+  return fmt::format(" ({} in the first {} layers, {} in the others)", what,
+                     train.recompute_layers(), selective ? "nothing" : "norms, SwiGLU and RoPE");
 }
 
 }  // namespace

@@ -95,6 +95,14 @@ void check_training(const config::Run& run, Problems& problems) {
   problems.require_extent("train.global_batch", train.global_batch());
   problems.require_extent("train.micro_batch", train.micro_batch());
   problems.require_extent("train.loss_chunk_tokens", train.loss_chunk_tokens());
+  problems.require(
+      train.recompute_layers() >= 0 && train.recompute_layers() <= run.model().num_layers(),
+      "train.recompute_layers must lie between 0 (all) and model.num_layers = {}, is {}",
+      run.model().num_layers(), train.recompute_layers());
+  problems.require(
+      train.recompute_layers() == 0 || train.recompute() != config::Train::NONE,
+      "train.recompute_layers = {} has a meaning only with train.recompute: SELECTIVE or BLOCK",
+      train.recompute_layers());
   problems.require(std::isfinite(optim.learning_rate()) && optim.learning_rate() > 0,
                    "optim.learning_rate must be positive, is {}", optim.learning_rate());
   problems.require(optim.beta1() >= 0 && optim.beta1() < 1, "optim.beta1 must lie in [0, 1), is {}",

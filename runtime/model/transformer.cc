@@ -61,7 +61,7 @@ Variable Transformer::hidden_states(Context& ctx, const Tensor& tokens_T,
       return block.forward(block_ctx, x_TE, plan);
     };
     h_TE = in_unit(ctx, layer + 1, h_TE, [&](const Variable& x_TE) {
-      return recompute(ctx, block, x_TE, shape_.recompute);
+      return recompute(ctx, block, x_TE, shape_.recompute_of(static_cast<int64_t>(layer)));
     });
   }
   Scope scope(ctx, "norm");

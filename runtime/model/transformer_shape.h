@@ -26,12 +26,19 @@ struct TransformerShape {
   std::vector<bool> norm_after = {};  // by layer, see DecoderBlock; empty: all false
   double init_std = 0.02;
   bool tied_embeddings = true;
-  Recompute recompute = Recompute::kNone;  // how much of a block runs again in the backward
+  // How much of a block runs again in the backward, and for how many blocks from the first on (0:
+  // all); the others keep one level more.
+  Recompute recompute = Recompute::kNone;
+  int64_t recompute_layers = 0;
   int64_t loss_chunk_tokens = 1024;
 
   NormStyle norm_style() const { return {.eps = norm_eps, .zero_centered = zero_centered_norms}; }
   bool has_norm_after(int64_t layer) const {
     return !norm_after.empty() && norm_after[static_cast<size_t>(layer)];
+  }
+  Recompute recompute_of(int64_t layer) const {
+    if (recompute_layers == 0 || layer < recompute_layers) return recompute;
+    return recompute == Recompute::kBlock ? Recompute::kSelective : Recompute::kNone;
   }
 };
 

@@ -127,7 +127,7 @@ TEST_F(ModelOnGpus, RepeatTheirBitsWhenDeterministicAndUnderEveryRecomputation) 
   const std::string options = "precision: BF16 deterministic: true ";
   for_each_parallelism([&](auto&& train_on_all) {
     const TrainOutcome kept = train_on_all(options, kSteps);
-    for (const char* level : {"NONE", "SELECTIVE", "BLOCK"}) {
+    for (const char* level : {"NONE", "SELECTIVE", "BLOCK", "BLOCK recompute_layers: 1"}) {
       SCOPED_TRACE(level);
       testing::expect_same_bits(train_on_all(options + "recompute: " + level, kSteps), kept);
     }

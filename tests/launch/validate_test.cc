@@ -53,6 +53,9 @@ TEST(Validate, FindsEachBrokenRule) {
   expect_problem({"parallel.strategy=halo"}, 2, "serves only layers with a sliding window");
   expect_problem({"parallel.strategy=lightseq"}, 2, "choose the layout `contiguous`");
   expect_problem({"parallel.timeout_s=0"}, 1, "timeout_s");
+  expect_problem({"train.recompute=BLOCK", "train.recompute_layers=-1"}, 1, "between 0 (all) and");
+  expect_problem({"train.recompute=BLOCK", "train.recompute_layers=99"}, 1, "model.num_layers");
+  expect_problem({"train.recompute=NONE", "train.recompute_layers=1"}, 1, "SELECTIVE or BLOCK");
   expect_problem({"optim.beta2=1"}, 1, "beta2");
   expect_problem({"optim.warmup_steps=11"}, 1, "exceed train.steps");
   expect_problem({"optim.decay_steps=3"}, 1, "WSD");

@@ -258,13 +258,15 @@ void expect_same_bits(Model& a, Model& b) {
 
 TEST(Transformer, RecomputeGivesTheSameBits) {
   for (DType dtype : {DType::kF32, DType::kBF16}) {
-    for (Recompute level : {Recompute::kSelective, Recompute::kBlock}) {
-      TransformerShape shape = tiny_shape();
-      Model kept(shape, dtype, 37);
-      shape.recompute = level;
-      Model recomputed(shape, dtype, 37);
-      expect_same_bits(kept, recomputed);
-    }
+    for (Recompute level : {Recompute::kSelective, Recompute::kBlock})
+      for (int64_t num_layers : {0, 1}) {
+        TransformerShape shape = tiny_shape();
+        Model kept(shape, dtype, 37);
+        shape.recompute = level;
+        shape.recompute_layers = num_layers;
+        Model recomputed(shape, dtype, 37);
+        expect_same_bits(kept, recomputed);
+      }
   }
 }
 
@@ -282,12 +284,13 @@ TEST(Transformer, EveryNumberOfThreadsGivesTheSameBits) {
     }
 }
 
-int64_t peak_bytes(Recompute recompute) {
+int64_t peak_bytes(Recompute recompute, int64_t recompute_layers = 0) {
   const TransformerShape shape{.vocab_size = 32,
                                .hidden_size = 32,
                                .intermediate_size = 96,
                                .num_layers = 12,
                                .recompute = recompute,
+                               .recompute_layers = recompute_layers,
                                .loss_chunk_tokens = 64};
   Model model(shape, DType::kF32, 512);
   model.ctx.memory->reset_peak();
@@ -303,6 +306,19 @@ TEST(Transformer, RecomputeKeepsOneBlockAtATime) {
   EXPECT_LT(peak_bytes(Recompute::kBlock) * 4, all);
   EXPECT_LT(cheap * 5, all * 4);
   EXPECT_GT(cheap * 2, all);
+}
+
+TEST(Transformer, LayersThatAreNotRecomputedKeepOneLevelMore) {
+  const int64_t block = peak_bytes(Recompute::kBlock), cheap = peak_bytes(Recompute::kSelective),
+                all = peak_bytes(Recompute::kNone);
+  EXPECT_EQ(peak_bytes(Recompute::kBlock, 12), block);
+  // A third of the layers keeps about a third of what all would.
+  const int64_t some = peak_bytes(Recompute::kBlock, 8);
+  EXPECT_GT(some, block + (cheap - block) / 5);
+  EXPECT_LT(some, block + (cheap - block) / 2);
+  const int64_t most = peak_bytes(Recompute::kSelective, 8);
+  EXPECT_GT(most, cheap + (all - cheap) / 5);
+  EXPECT_LT(most, cheap + (all - cheap) / 2);
 }
 
 TEST(Transformer, TokenLossesSumToTheLoss) {
