@@ -13,7 +13,8 @@ int run_bench(const BenchArguments& arguments) {
   if (arguments.device == "cuda" || (arguments.device == "auto" && gpus_for_all)) job.use_gpu();
   job.ctx.deterministic = arguments.deterministic;
   job.say("on " + job.device);
-  const BenchRounds rounds{.num_warmups = 2, .num_rounds = arguments.num_rounds};
+  const BenchTimer timer(job.ctx, job.world,
+                         {.num_warmups = 2, .num_rounds = arguments.num_rounds});
   for (const auto* sizes : {&arguments.lengths, &arguments.message_bytes})
     for (int64_t size : *sizes)
       if (size <= 0)
@@ -23,11 +24,11 @@ int run_bench(const BenchArguments& arguments) {
   BenchReport report(job, arguments.json, arguments.command_line);
   for (const std::string& kind : arguments.kinds) {
     if (kind == "attention") {
-      bench_attention(job, arguments, rounds, report);
+      bench_attention(job, arguments, timer, report);
     } else if (kind == "collectives") {
-      bench_collectives(job, arguments, rounds, report);
+      bench_collectives(job, arguments, timer, report);
     } else if (kind == "step") {
-      bench_step(job, arguments, rounds, report);
+      bench_step(job, arguments, timer, report);
     } else {
       throw Error(ErrorCode::kConfig, {.what = "longship bench: unknown kind of cases",
                                        .expected = "attention, collectives or step",

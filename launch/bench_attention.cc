@@ -42,10 +42,6 @@ Tensor random_bf16(const Context& ctx, const Shape& shape, std::string_view name
   return all;
 }
 
-struct AttentionTimes {
-  double forward_ms = 0, total_ms = 0;
-};
-
 class AttentionCase {
  public:
   AttentionCase(Job& job, const HeadShape& shape, const SequencePlan& plan, int64_t window)
@@ -59,24 +55,21 @@ class AttentionCase {
     do_THD_ = random_bf16(job.ctx, {T, shape.num_heads, D}, "bench.do");
   }
 
-  AttentionTimes times(const SoftmaxSchedule& schedule, const BenchRounds& rounds) const {
-    AttentionTimes times;
-    times.forward_ms = median_ms(job_, rounds, [&] {
-      Context ctx = job_.ctx;
-      schedule.attend(ctx, q_THD_, k_TKD_, v_TKD_, plan_, options_);
-    });
-    times.total_ms = median_ms(job_, rounds, [&] {
-      Tape tape;
-      Context ctx = job_.ctx;
-      ctx.tape = &tape;
-      auto wanted = [](const Tensor& value) {
-        return Variable(value, std::make_shared<Gradient>(value.shape(), value.dtype()));
-      };
-      const Variable o_THD =
-          schedule.attend(ctx, wanted(q_THD_), wanted(k_TKD_), wanted(v_TKD_), plan_, options_);
-      tape.backward(ctx, o_THD, do_THD_);
-    });
-    return times;
+  void run_forward(const SoftmaxSchedule& schedule) const {
+    Context ctx = job_.ctx;
+    schedule.attend(ctx, q_THD_, k_TKD_, v_TKD_, plan_, options_);
+  }
+
+  void run(const SoftmaxSchedule& schedule) const {
+    Tape tape;
+    Context ctx = job_.ctx;
+    ctx.tape = &tape;
+    auto wanted = [](const Tensor& value) {
+      return Variable(value, std::make_shared<Gradient>(value.shape(), value.dtype()));
+    };
+    const Variable o_THD =
+        schedule.attend(ctx, wanted(q_THD_), wanted(k_TKD_), wanted(v_TKD_), plan_, options_);
+    tape.backward(ctx, o_THD, do_THD_);
   }
 
  private:
@@ -88,7 +81,7 @@ class AttentionCase {
 
 }  // namespace
 
-void bench_attention(Job& job, const BenchArguments& arguments, const BenchRounds& rounds,
+void bench_attention(Job& job, const BenchArguments& arguments, const BenchTimer& timer,
                      BenchReport& report) {
   const HeadShape shape = parse_head_shape(arguments.heads);
   const int num_ranks = job.world.size();
@@ -111,9 +104,13 @@ void bench_attention(Job& job, const BenchArguments& arguments, const BenchRound
       const auto plan = SequencePlan::make(document_borders(length, arguments.mean_document),
                                            layout, num_ranks, job.world.rank());
       const AttentionCase attention(job, shape, plan, arguments.window);
-      const AttentionTimes times = attention.times(*schedule, rounds);
-      const double compute_ms =
-          num_ranks > 1 ? attention.times(*silent, rounds).total_ms : times.total_ms;
+      const double forward_ms = timer.median_ms([&] { attention.run_forward(*schedule); });
+      const auto run = [&] { attention.run(*schedule); };
+      BenchTimer::Comparison times;
+      if (num_ranks > 1)
+        times = timer.compare(run, [&] { attention.run(*silent); });
+      else
+        times.ms = times.other_ms = timer.median_ms(run);
 
       // Two products forward and five backward, each of 2 operations a score and feature.
       const double flops =
@@ -123,19 +120,20 @@ void bench_attention(Job& job, const BenchArguments& arguments, const BenchRound
                              ? fmt::format("documents~{}", length_name(arguments.mean_document))
                              : "causal";
       if (arguments.window > 0) mask += fmt::format(" window={}", length_name(arguments.window));
-      const double exposed_ms = std::max(0.0, times.total_ms - compute_ms);
+      const double exposed_ms = std::max(0.0, times.difference_ms);
       report.add({.name = fmt::format("attention {} {} {} S={} {}", device_count_name(job), mask,
                                       shape.name(), length_name(length), name),
-                  .ms = times.total_ms,
+                  .ms = times.ms,
                   .floor_ms = floor_ms(flops, report.peaks().bf16_flops),
-                  .rate = 1e-9 * flops / times.total_ms,
+                  .rate = 1e-9 * flops / times.ms,
                   .unit = "TFLOP/s a rank",
                   .note = num_ranks > 1 ? fmt::format("exposed communication {:.2f}%",
-                                                      100 * exposed_ms / times.total_ms)
+                                                      100 * exposed_ms / times.ms)
                                         : "",
-                  .details = {{"forward_ms", times.forward_ms},
-                              {"backward_ms", times.total_ms - times.forward_ms},
-                              {"without_communication_ms", compute_ms},
+                  .details = {{"forward_ms", forward_ms},
+                              {"backward_ms", times.ms - forward_ms},
+                              {"without_communication_ms", times.other_ms},
+                              {"exposed_ms", exposed_ms},
                               {"layout", layout_name(layout)},
                               {"documents", plan.num_documents()}}});
     }

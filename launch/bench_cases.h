@@ -9,15 +9,15 @@
 namespace longship {
 
 // Softmax attention over all ranks, forward and backward, for every length and strategy asked for.
-void bench_attention(Job& job, const BenchArguments& arguments, const BenchRounds& rounds,
+void bench_attention(Job& job, const BenchArguments& arguments, const BenchTimer& timer,
                      BenchReport& report);
 
 // Operations of Group for every message size asked for.
-void bench_collectives(Job& job, const BenchArguments& arguments, const BenchRounds& rounds,
+void bench_collectives(Job& job, const BenchArguments& arguments, const BenchTimer& timer,
                        BenchReport& report);
 
 // Whole optimizer steps of the configuration asked for, on random tokens.
-void bench_step(Job& job, const BenchArguments& arguments, const BenchRounds& rounds,
+void bench_step(Job& job, const BenchArguments& arguments, const BenchTimer& timer,
                 BenchReport& report);
 
 }  // namespace longship

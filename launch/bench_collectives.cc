@@ -62,16 +62,13 @@ constexpr std::array<Collective, 5> kCollectives = {{
 }};
 
 // What one of `count` operations takes that are in flight together.
-double in_flight_ms(const Job& job, const BenchRounds& rounds, int count,
-                    const std::function<Work()>& operation) {
+double in_flight_ms(const BenchTimer& timer, int count, const std::function<Work()>& operation) {
   std::vector<Work> works(static_cast<size_t>(count));
-  return median_ms(job, rounds,
-                   [&] {
-                     for (Work& work : works) work = operation();
-                     // They end in their order: the compute stream waits once.
-                     for (auto work = works.rbegin(); work != works.rend(); ++work) work->wait();
-                   }) /
-         count;
+  return timer.median_ms([&] {
+    for (Work& work : works) work = operation();
+    // They end in their order: the compute stream waits once.
+    for (auto work = works.rbegin(); work != works.rend(); ++work) work->wait();
+  }) / count;
 }
 
 std::string message_name(int64_t bytes) {
@@ -80,7 +77,7 @@ std::string message_name(int64_t bytes) {
 
 }  // namespace
 
-void bench_collectives(Job& job, const BenchArguments& arguments, const BenchRounds& rounds,
+void bench_collectives(Job& job, const BenchArguments& arguments, const BenchTimer& timer,
                        BenchReport& report) {
   const int num_ranks = job.world.size();
   if (num_ranks < 2)
@@ -93,9 +90,8 @@ void bench_collectives(Job& job, const BenchArguments& arguments, const BenchRou
       const Tensor receive = job.ctx.zeros({n * num_ranks}, DType::kF32);
       const std::vector<int64_t> rows(static_cast<size_t>(num_ranks), n);
       const auto run = [&] { return collective.run(job.world, send, receive, rows); };
-      const double waited_ms = in_flight_ms(job, rounds, 1, run);
-      const double ms =
-          collective.is_independent ? in_flight_ms(job, rounds, kInFlight, run) : waited_ms;
+      const double waited_ms = in_flight_ms(timer, 1, run);
+      const double ms = collective.is_independent ? in_flight_ms(timer, kInFlight, run) : waited_ms;
       const auto sent = static_cast<double>(collective.sent_bytes(bytes, num_ranks));
       report.add({.name = fmt::format("{} {} {}", collective.name, device_count_name(job),
                                       message_name(bytes)),

@@ -68,7 +68,7 @@ config::Run read_config(const Job& job, const BenchArguments& arguments) {
 
 }  // namespace
 
-void bench_step(Job& job, const BenchArguments& arguments, const BenchRounds& rounds,
+void bench_step(Job& job, const BenchArguments& arguments, const BenchTimer& timer,
                 BenchReport& report) {
   const config::Run run = read_config(job, arguments);
   job.ctx.deterministic |= run.train().deterministic();
@@ -83,7 +83,7 @@ void bench_step(Job& job, const BenchArguments& arguments, const BenchRounds& ro
 
   job.ctx.memory->reset_peak();
   StepOutcome outcome;
-  const double ms = median_ms(job, rounds, [&] {
+  const double ms = timer.median_ms([&] {
     outcome = train_step(job.ctx, {model, *exchange, optimizer, mesh}, batches,
                          {.learning_rate = 1e-5, .clip_norm = run.optim().clip_norm()});
   });
