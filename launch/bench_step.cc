@@ -83,10 +83,15 @@ void bench_step(Job& job, const BenchArguments& arguments, const BenchTimer& tim
 
   job.ctx.memory->reset_peak();
   StepOutcome outcome;
+  const auto waited_s = [&] { return job.world.stats().wait_s_of(job.ctx.memory->device().kind); };
+  std::vector<double> step_waits_s;  // for communication
   const double ms = timer.median_ms([&] {
+    const double before_s = waited_s();
     outcome = train_step(job.ctx, {model, *exchange, optimizer, mesh}, batches,
                          {.learning_rate = 1e-5, .clip_norm = run.optim().clip_norm()});
+    step_waits_s.push_back(waited_s() - before_s);
   });
+  const double wait_share = 1e3 * median(std::move(step_waits_s)) / ms;
   const double flops = step_flops(run, model, batches) * mesh.dp.size();
   report.add({.name = fmt::format("step {} {} S={}",
                                   std::filesystem::path(arguments.config).stem().string(),
@@ -95,12 +100,14 @@ void bench_step(Job& job, const BenchArguments& arguments, const BenchTimer& tim
               .floor_ms = floor_ms(flops / job.world.size(), report.peaks().bf16_flops),
               .rate = 1e3 * static_cast<double>(outcome.num_tokens) / ms,
               .unit = "tokens/s",
-              .note = fmt::format("{:.1f} TFLOP/s a rank, peak memory {:.1f} GiB",
+              .note = fmt::format("{:.1f} TFLOP/s a rank, peak memory {:.1f} GiB, comm {:.1f}%",
                                   1e-9 * flops / ms / job.world.size(),
-                                  static_cast<double>(job.ctx.memory->peak_bytes()) / (1 << 30)),
+                                  static_cast<double>(job.ctx.memory->peak_bytes()) / (1 << 30),
+                                  100 * wait_share),
               .details = {{"tokens", outcome.num_tokens},
                           {"model_flops", flops},
                           {"peak_memory_bytes", job.ctx.memory->peak_bytes()},
+                          {"comm_wait_share", wait_share},
                           {"loss", outcome.loss}}});
 }
 

@@ -2,18 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <vector>
 
 #include "runtime/gpu.h"
 
 namespace longship {
 namespace {
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + std::ssize(values) / 2;
-  std::ranges::nth_element(values, middle);
-  return *middle;
-}
 
 // Of one of `repeats` in a row, so that a GPU has the next one enqueued while it is at work.
 double once_ms(const Context& ctx, const BenchTimer::Work& work, int repeats) {
@@ -33,6 +26,12 @@ double once_ms(const Context& ctx, const BenchTimer::Work& work, int repeats) {
 }
 
 }  // namespace
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + std::ssize(values) / 2;
+  std::ranges::nth_element(values, middle);
+  return *middle;
+}
 
 // The rounds of one kind of work. The first ones, below 0, are warm-up.
 class BenchTimer::Series {

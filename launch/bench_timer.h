@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <vector>
 
 #include "parallel/group.h"
 #include "runtime/context.h"
@@ -12,6 +13,9 @@ struct BenchRounds {
   int num_warmups = 2;
   int num_rounds = 5;
 };
+
+// Of at least one value; the upper one in the middle of an even number.
+double median(std::vector<double> values);
 
 class BenchTimer {
  public:

@@ -27,6 +27,11 @@ void CommRecorder::record_wait(double seconds) {
   stats_.wait_s += seconds;
 }
 
+void CommRecorder::record_stream_wait(double seconds) {
+  std::lock_guard lock(mutex_);
+  stats_.stream_wait_s += seconds;
+}
+
 CommStats CommRecorder::snapshot() const {
   std::lock_guard lock(mutex_);
   return stats_;

@@ -13,6 +13,7 @@ class CommRecorder {
   // One operation of this label, which sends `sent_bytes` to other ranks.
   void record_call(std::string_view label, int64_t sent_bytes);
   void record_wait(double seconds);
+  void record_stream_wait(double seconds);
   CommStats snapshot() const;
   void reset();
 

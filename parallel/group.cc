@@ -243,10 +243,12 @@ std::string Group::broadcast_bytes(std::string_view label, const std::string& by
 }
 
 CommStats Group::stats() const {
+  backend_->settle_counters();
   return backend_->recorder().snapshot();
 }
 
 void Group::reset_stats() const {
+  backend_->settle_counters();
   backend_->recorder().reset();
 }
 

@@ -63,15 +63,22 @@ struct P2P {
   static P2P receive(int peer, Tensor tensor) { return {Kind::kReceive, peer, std::move(tensor)}; }
 };
 
-// What left this rank, by label, and how long the caller stood in Work::wait().
+// What left this rank, by label, and how long it waited.
 struct CommStats {
   struct Entry {
     int64_t num_calls = 0;
     int64_t sent_bytes = 0;  // payload to other ranks; nothing a rank keeps for itself
   };
   std::map<std::string, Entry, std::less<>> by_label;
-  double wait_s = 0;  // of the host; what a GPU's compute stream waited is not in it
+  double wait_s = 0;  // of the host, in Work::wait()
+  // Of a GPU's compute stream: it had done what it held, and what comes next waited for messages,
+  // or the host, which has to enqueue it, waited for other ranks. Counted once the GPU is past it.
+  double stream_wait_s = 0;
 
+  // Which of them keeps a rank from computing on `device`: the host of a GPU runs ahead of it.
+  double wait_s_of(DeviceKind device) const {
+    return device == DeviceKind::kCuda ? stream_wait_s : wait_s;
+  }
   int64_t sent_bytes(std::string_view label) const;
   int64_t total_sent_bytes() const;
 };

@@ -34,6 +34,9 @@ class Group::Backend {
                               std::span<const int64_t> rows) = 0;
   virtual Work all_reduce(std::string_view label, const Tensor& tensor, ReduceOp op) = 0;
 
+  // Adds to the counters what has become known by itself.
+  virtual void settle_counters() {}
+
  private:
   int rank_;
   int size_;

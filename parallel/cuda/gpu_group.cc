@@ -12,6 +12,24 @@ bool is_on_gpu(const Tensor& tensor) {
   return tensor.device().kind == DeviceKind::kCuda;
 }
 
+class HostOperation final : public Work::State {
+ public:
+  HostOperation(Work work, std::shared_ptr<StreamWaits> waits)
+      : work_(std::move(work)), waits_(std::move(waits)) {}
+
+  void wait() override {
+    if (work_.done()) return work_.wait();
+    Event since = waits_->compute().record_time();
+    work_.wait();
+    waits_->count(std::move(since), std::make_shared<Event>(waits_->compute().record_time()));
+  }
+  bool done() override { return work_.done(); }
+
+ private:
+  Work work_;
+  const std::shared_ptr<StreamWaits> waits_;
+};
+
 Tensor block(const Tensor& flat, std::span<const int64_t> count, int rank) {
   const auto r = static_cast<size_t>(rank);
   const int64_t begin = std::accumulate(count.begin(), count.begin() + rank, int64_t{0});
@@ -38,10 +56,19 @@ std::shared_ptr<Group::Backend> GpuBackend::split(int color, int key) {
   return std::make_shared<GpuBackend>(hosts, comm_, std::move(link));
 }
 
+void GpuBackend::settle_counters() {
+  recorder().record_stream_wait(comm_->waits->take_s());
+}
+
+Work GpuBackend::watched(Work between_hosts) const {
+  if (between_hosts.done()) return between_hosts;
+  return Work(std::make_shared<HostOperation>(std::move(between_hosts), comm_->waits));
+}
+
 Work GpuBackend::exchange(std::string_view label, std::vector<P2P> batch) {
   // A rank without a message does not know on which side the others are.
   if (batch.empty() || !is_on_gpu(batch[0].tensor))
-    return hosts_->exchange(label, std::move(batch));
+    return watched(hosts_->exchange(label, std::move(batch)));
   hosts_->skip_operation();
   recorder().record_call(label, bytes_to_others(rank(), batch));
   const TensorPairs local = take_local_messages(rank(), batch);
@@ -105,7 +132,7 @@ void GpuBackend::reduce(ReduceOp op, const Tensor& own, const Tensor& others,
 
 Work GpuBackend::reduce_scatter(std::string_view label, const Tensor& send, const Tensor& receive,
                                 std::span<const int64_t> rows) {
-  if (!is_on_gpu(send)) return hosts_->reduce_scatter(label, send, receive, rows);
+  if (!is_on_gpu(send)) return watched(hosts_->reduce_scatter(label, send, receive, rows));
   hosts_->skip_operation();
   recorder().record_call(label, send.num_bytes() - receive.num_bytes());
   if (link_ == nullptr) {
@@ -124,7 +151,7 @@ Work GpuBackend::reduce_scatter(std::string_view label, const Tensor& send, cons
 }
 
 Work GpuBackend::all_reduce(std::string_view label, const Tensor& tensor, ReduceOp op) {
-  if (!is_on_gpu(tensor)) return hosts_->all_reduce(label, tensor, op);
+  if (!is_on_gpu(tensor)) return watched(hosts_->all_reduce(label, tensor, op));
   hosts_->skip_operation();
   const Tensor flat = tensor.reshape({-1});
   const AllReducePlan plan =

@@ -21,8 +21,11 @@ class GpuBackend final : public Group::Backend {
   Work reduce_scatter(std::string_view label, const Tensor& send, const Tensor& receive,
                       std::span<const int64_t> rows) override;
   Work all_reduce(std::string_view label, const Tensor& tensor, ReduceOp op) override;
+  void settle_counters() override;
 
  private:
+  // An operation between hosts: while this one waits for it, its GPU may run out of work.
+  Work watched(Work between_hosts) const;
   // Room for what the other ranks send of `num_elements` elements, one padded row each.
   Tensor room_for_others(int64_t num_elements, DType dtype) const;
   P2P receive_from(int peer, const Tensor& others, int64_t num_elements) const;

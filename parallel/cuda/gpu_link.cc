@@ -74,6 +74,7 @@ GpuLink::GpuLink(const Group& hosts, std::shared_ptr<GpuComm> comm,
   setup.gpu = comm_->gpu;
   setup.memory = comm_->peer_memory;
   setup.failure = comm_->failure;
+  setup.waits = comm_->waits;
   bool on_one_host = true;
   for (size_t rank = 0; rank < places.size(); ++rank) {
     on_one_host &= places[rank].host == places[0].host;
@@ -104,7 +105,8 @@ GpuLink::~GpuLink() {
 
 void GpuLink::add_nccl() {
   if (nccl_ != nullptr) return;
-  auto nccl = std::make_shared<NcclCommunicator>(hosts_, others_, comm_->gpu, comm_->failure);
+  auto nccl =
+      std::make_shared<NcclCommunicator>(hosts_, others_, comm_->gpu, comm_->failure, comm_->waits);
   std::lock_guard lock(mutex_);
   nccl_ = std::move(nccl);
 }
@@ -126,7 +128,7 @@ std::shared_ptr<GpuOperation> GpuLink::begin(std::string_view label, std::vector
     LONGSHIP_CHECK(tensor.device() == comm_->gpu->device, "`{}`: a tensor on {}, sent by {}", label,
                    device_name(tensor.device()), comm_->failure->self());
   auto operation = std::make_shared<GpuOperation>(
-      CommStream{comm_->gpu, stream_, comm_->failure},
+      CommStream{comm_->gpu, stream_, comm_->failure, comm_->waits},
       fmt::format("`{}` (operation {} between GPUs of a group of {})", label, num_operations_++,
                   hosts_.size()));
   operation->begin(std::move(tensors));

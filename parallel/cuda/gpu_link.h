@@ -21,6 +21,7 @@ namespace longship {
 struct GpuComm {
   std::shared_ptr<const Gpu> gpu;
   std::shared_ptr<CommFailure> failure;
+  std::shared_ptr<StreamWaits> waits;
   std::shared_ptr<PeerMemory> peer_memory;
   std::unique_ptr<CommWatch> watch;
   int world_rank = 0;

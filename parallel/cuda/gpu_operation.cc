@@ -11,7 +11,11 @@ void GpuOperation::begin(std::vector<Tensor> tensors) {
 void GpuOperation::wait() {
   on_.failure->throw_if_set();
   if (tensors_.empty()) return;  // has waited
-  on_.gpu->compute->wait(progress_->end);
+  if (!done()) {
+    Event since = on_.gpu->compute->record_time();
+    on_.gpu->compute->wait(progress_->end);
+    on_.waits->count(std::move(since), {progress_, &progress_->end});
+  }
   tensors_.clear();
 }
 

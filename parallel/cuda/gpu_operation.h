@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "parallel/cuda/comm_failure.h"
+#include "parallel/cuda/stream_waits.h"
 #include "parallel/group.h"
 #include "runtime/gpu.h"
 
@@ -16,18 +17,20 @@ struct CommStream {
   std::shared_ptr<const Gpu> gpu;
   std::shared_ptr<const Stream> stream;
   std::shared_ptr<CommFailure> failure;
+  std::shared_ptr<StreamWaits> waits;
 };
 
 // How far the GPU is with an operation. For any thread.
 struct OperationProgress {
   std::string name;  // "`ring.fwd` (operation 3 of a group of 2)"
-  Event begin, end;
+  Event begin, end;  // `end` with a time stamp
 };
 
 // Between begin() and end() its work is enqueued on the communication stream, behind what the
 // compute stream held at begin(). Tensors are kept until the compute stream has been told to wait:
 // after that, its own order keeps their memory from being used too early. An operation that nobody
-// waits for leaves its tensors to Tensor::used_on().
+// waits for leaves its tensors to Tensor::used_on(). How long the compute stream stands still in a
+// wait is counted.
 class GpuOperation final : public Work::State {
  public:
   GpuOperation(CommStream on, std::string name) : on_(std::move(on)) {
@@ -36,7 +39,7 @@ class GpuOperation final : public Work::State {
   ~GpuOperation() override;
 
   void begin(std::vector<Tensor> tensors);
-  void end() { progress_->end = on_.stream->record(); }
+  void end() { progress_->end = on_.stream->record_time(); }
 
   const std::string& name() const { return progress_->name; }
   // Constant after end().

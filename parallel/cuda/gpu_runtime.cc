@@ -41,6 +41,7 @@ GpuRuntime::GpuRuntime(const MpiRuntime& mpi, Options options) {
   comm_->gpu = context_.gpu;
   comm_->failure = std::make_shared<CommFailure>(
       fmt::format("rank {} (GPU {})", world.rank(), own.ordinal), options.timeout_s);
+  comm_->waits = std::make_shared<StreamWaits>(comm_->gpu->compute);
   comm_->peer_memory = std::make_shared<PeerMemory>(context_.gpu->device);
   comm_->watch = std::make_unique<CommWatch>(comm_->gpu, comm_->failure);
   comm_->world_rank = world.rank();

@@ -42,8 +42,12 @@ void finalize_and_destroy(ncclComm_t communicator) {
 
 NcclCommunicator::NcclCommunicator(const Group& hosts, std::string others,
                                    std::shared_ptr<const Gpu> gpu,
-                                   std::shared_ptr<CommFailure> failure)
-    : others_(std::move(others)), gpu_(std::move(gpu)), failure_(std::move(failure)) {
+                                   std::shared_ptr<CommFailure> failure,
+                                   std::shared_ptr<StreamWaits> waits)
+    : others_(std::move(others)),
+      gpu_(std::move(gpu)),
+      failure_(std::move(failure)),
+      waits_(std::move(waits)) {
   const std::string operation = fmt::format("`nccl.start` (of a group of {})", hosts.size());
   ncclUniqueId id = {};
   if (hosts.rank() == 0) {
@@ -95,7 +99,9 @@ void NcclCommunicator::exchange(const std::string& operation, const std::vector<
 void NcclCommunicator::finish(int status, const std::string& operation) {
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
+  StreamWaits::HostLoop loop(*waits_);
   while (status == ncclInProgress) {
+    loop.look();
     ncclResult_t state = ncclSuccess;
     const ncclResult_t asked = ncclCommGetAsyncError(handle_, &state);
     status = asked != ncclSuccess ? asked : state;

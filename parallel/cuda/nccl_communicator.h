@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "parallel/cuda/comm_failure.h"
+#include "parallel/cuda/stream_waits.h"
 #include "parallel/group.h"
 #include "runtime/gpu.h"
 
@@ -20,7 +21,7 @@ class NcclCommunicator {
   // Collective over `hosts`, the same ranks over MPI; `others` names all but this one. Throws
   // Error(kTimeout) if NCCL does not connect them before the deadline.
   NcclCommunicator(const Group& hosts, std::string others, std::shared_ptr<const Gpu> gpu,
-                   std::shared_ptr<CommFailure> failure);
+                   std::shared_ptr<CommFailure> failure, std::shared_ptr<StreamWaits> waits);
   // Waits a few seconds for peers that end later, and leaves them after that.
   ~NcclCommunicator();
   NcclCommunicator(const NcclCommunicator&) = delete;
@@ -44,6 +45,7 @@ class NcclCommunicator {
   const std::string others_;
   const std::shared_ptr<const Gpu> gpu_;
   const std::shared_ptr<CommFailure> failure_;
+  const std::shared_ptr<StreamWaits> waits_;
   std::mutex mutex_;
   ncclComm* handle_ = nullptr;
   std::future<void> ended_;  // once the handle is given up

@@ -120,11 +120,13 @@ bool PeerCopies::advance(int peer, Lane& lane) {
 void PeerCopies::rendezvous(const std::string& operation, std::vector<Lane>& lanes) {
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
+  StreamWaits::HostLoop loop(*setup_.waits);
   while (true) {
     bool complete = true;
     for (int peer = 0; peer < size_; ++peer)
       if (!advance(peer, lanes[static_cast<size_t>(peer)])) complete = false;
     if (complete) return;
+    loop.look();
     setup_.failure->throw_if_set();
     const auto waited = Clock::now() - begin;
     if (waited < kSpin) {

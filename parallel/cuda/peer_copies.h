@@ -11,6 +11,7 @@
 #include "parallel/cuda/comm_failure.h"
 #include "parallel/cuda/host_segment.h"
 #include "parallel/cuda/peer_memory.h"
+#include "parallel/cuda/stream_waits.h"
 #include "parallel/group.h"
 #include "runtime/cuda/cuda_copy.h"
 #include "runtime/gpu.h"
@@ -25,6 +26,7 @@ class PeerCopies {
     std::shared_ptr<const Gpu> gpu;
     std::shared_ptr<PeerMemory> memory;
     std::shared_ptr<CommFailure> failure;
+    std::shared_ptr<StreamWaits> waits;
   };
 
   // Collective. Throws Error on every rank if one cannot reach another's memory.

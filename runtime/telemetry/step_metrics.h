@@ -24,8 +24,10 @@ struct StepMetrics {
   // is known.
   std::optional<double> flops_per_s = {};
   std::optional<double> mfu = {};
-  double comm_wait_share = 0;  // part of step_s spent waiting for communication, 0 to 1
-  double data_wait_share = 0;  // part of step_s spent waiting for data, 0 to 1
+  // Parts of step_s, 0 to 1, for which the rank that reports waited for communication (on a GPU:
+  // its compute stream stood still for that) and for data.
+  double comm_wait_share = 0;
+  double data_wait_share = 0;
   double eta_s = 0;
   std::optional<double> validation_loss = {};  // when this step was followed by an evaluation
 };
