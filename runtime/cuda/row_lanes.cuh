@@ -21,21 +21,6 @@ inline bool has_whole_lanes(int64_t row_length, std::initializer_list<const void
 template <class... T>
 inline constexpr int kSharedLaneElements = (... || (sizeof(T) == sizeof(float))) ? 4 : 8;
 
-// Half a vector, beside four in fp32.
-__device__ inline void load_elements(const __nv_bfloat16* from, float (&values)[4]) {
-  const uint2 words = *reinterpret_cast<const uint2*>(from);
-  values[0] = __uint_as_float(words.x << 16);
-  values[1] = __uint_as_float(words.x & 0xffff0000u);
-  values[2] = __uint_as_float(words.y << 16);
-  values[3] = __uint_as_float(words.y & 0xffff0000u);
-}
-__device__ inline void store_elements(const float (&values)[4], __nv_bfloat16* to) {
-  const __nv_bfloat162 first = __floats2bfloat162_rn(values[0], values[1]);
-  const __nv_bfloat162 second = __floats2bfloat162_rn(values[2], values[3]);
-  *reinterpret_cast<uint2*>(to) = {*reinterpret_cast<const uint32_t*>(&first),
-                                   *reinterpret_cast<const uint32_t*>(&second)};
-}
-
 // A launch over num_rows rows of row_length elements, `size` of them a thread at a time.
 struct RowLanes {
   static constexpr int kThreads = 256;
