@@ -27,22 +27,4 @@ struct CrossEntropyRowsCuda {
 };
 void cross_entropy_rows_cuda(const CrossEntropyRowsCuda& op, StreamHandle stream);
 
-// *sum = sum_t weights[t] losses[t] in fp64, over the tokens whose weight is not 0.
-struct WeightedSumCuda {
-  int64_t num_tokens = 0;
-  const float* losses_T = nullptr;
-  const float* weights_T = nullptr;
-  float* sum = nullptr;
-};
-void weighted_sum_cuda(const WeightedSumCuda& op, StreamHandle stream);
-
-// data[i] *= *factor, both on the GPU.
-struct ScaleInPlaceCuda {
-  DType dtype = DType::kF32;  // of data
-  int64_t num_elements = 0;
-  const float* factor = nullptr;
-  void* data = nullptr;
-};
-void scale_in_place_cuda(const ScaleInPlaceCuda& op, StreamHandle stream);
-
 }  // namespace longship

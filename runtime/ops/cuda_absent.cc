@@ -11,8 +11,10 @@
 #include "runtime/ops/non_finite_cuda.h"
 #include "runtime/ops/rms_norm_cuda.h"
 #include "runtime/ops/rope_cuda.h"
+#include "runtime/ops/scale_in_place_cuda.h"
 #include "runtime/ops/sink_logit_cuda.h"
 #include "runtime/ops/softmax_delta_cuda.h"
+#include "runtime/ops/weighted_sum_cuda.h"
 
 namespace longship {
 

@@ -7,6 +7,8 @@
 #include "runtime/ops/cross_entropy_rows_cuda.h"
 #include "runtime/ops/matmul.h"
 #include "runtime/ops/matmul_cuda.h"
+#include "runtime/ops/scale_in_place_cuda.h"
+#include "runtime/ops/weighted_sum_cuda.h"
 
 namespace longship {
 namespace {
