@@ -1,19 +1,17 @@
 // R rows, D features, B blocks of rows. Rows that fit stay in registers between the reduction and
 // the result (see RowGroups), so that each element crosses memory once; the others, longer or
-// without alignment, are read twice by the kernels named `wide`.
+// without alignment, go to rms_norm_wide_cuda.h.
 #include "runtime/ops/rms_norm_cuda.h"
 
-#include <algorithm>
-
 #include "runtime/cuda/cluster.cuh"
+#include "runtime/cuda/partial_sums.cuh"
 #include "runtime/cuda/row_sum.cuh"
 #include "runtime/cuda/vector16.cuh"
+#include "runtime/ops/rms_norm_wide_cuda.h"
 
 namespace longship {
 namespace {
 
-constexpr int kMostThreads = 1024;
-constexpr int kColumnThreads = 256;
 template <int kVectors>
 constexpr int kRowBlocks = kResidentRowThreads<kVectors> / kRowBlockThreads<kVectors>;
 
@@ -67,6 +65,19 @@ struct RowPlace {
   }
 };
 
+template <class T, int kVectors>
+__device__ float sum_of_squares(const RowPart<T, kVectors>& part) {
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    float values[Vector16<T>::kSize];
+    part.vectors[i].unpack(values);
+#pragma unroll
+    for (int j = 0; j < Vector16<T>::kSize; ++j) sum += values[j] * values[j];
+  }
+  return sum;
+}
+
 template <class T, int kVectors, bool kSpans>
 __global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVectors>)
     forward_kernel(const __grid_constant__ RmsNormForwardCuda op, int threads_per_row) {
@@ -91,15 +102,7 @@ __global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVector
     // On its way while this row is worked on.
     x += step * D;
     const Part next = Part::load(x, row + step < R, D, lane, threads_per_row);
-    float square = 0;
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      float values[Vector::kSize];
-      current.vectors[i].unpack(values);
-#pragma unroll
-      for (int j = 0; j < Vector::kSize; ++j) square += values[j] * values[j];
-    }
-    square = place.sum(square, scratch, parity);
+    const float square = place.sum(sum_of_squares(current), scratch, parity);
     parity ^= 1;
     const float rstd = 1.0f / sqrtf(square / static_cast<float>(D) + op.eps);
     if (row < R) {
@@ -122,198 +125,137 @@ __global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVector
   }
 }
 
-// With w = weight + shift: dx = rstd (w dy - xhat mean(w dy xhat)) + other, if kAdds, and
-// partials[block] = sum over its rows of dy xhat, with xhat = x rstd.
+// A thread's work on the gradients of its rows, with w = weight + shift and xhat = x rstd:
+//   dx = rstd (w dy - xhat mean(w dy xhat)) + other, if kAdds
+//   dweight = sum over rows of dy xhat
 template <class T, int kVectors, bool kSpans, bool kAdds>
-__global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVectors>)
-    backward_kernel(const __grid_constant__ RmsNormBackwardCuda op, int threads_per_row) {
+class BackwardWork {
+ public:
+  static constexpr int kSize = Vector16<T>::kSize;
+  static constexpr int kSums = kRowBlockThreads<kVectors> * kVectors * kSize;
+
+  __device__ BackwardWork(const RmsNormBackwardCuda& op, const RowPlace<kSpans>& place)
+      : op_(op),
+        place_(place),
+        D_(static_cast<int>(op.num_features)),
+        weight_(load(static_cast<const T*>(op.weight_D), true)) {}
+
+  // One row, or none where there is no such row. All threads of the block call it.
+  __device__ void add_row(int64_t row, float (&scratch)[2][32], int parity) {
+    const bool exists = row < op_.num_rows;
+    Part x = load(static_cast<const T*>(op_.x_RD) + row * D_, exists);
+    Part dy = load(static_cast<const T*>(op_.dy_RD) + row * D_, exists);
+    const float rstd = exists ? op_.rstd_R[row] : 0.0f;
+    float dot = add_products(x, dy, rstd);
+    if (op_.dx_RD == nullptr) return;
+    dot = place_.sum(dot, scratch, parity);
+    if (exists) store_input_gradient(row, x, dy, rstd, dot * rstd * rstd / static_cast<float>(D_));
+  }
+
+  // partials[block] = sum over the rows of the block, by way of `sums`.
+  __device__ void store_weight_gradient(float (&sums)[kSums]) const {
+    const int rows_per_block = place_.rows_per_block;
+    float* const partial = op_.partials_BD + place_.block * D_;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const int feature = feature_of(i);
+      if (feature >= D_) continue;
+      if (rows_per_block == 1) {
+        store_elements(dweight_[i], partial + feature);
+      } else {
+        store_elements(dweight_[i], sums + place_.group * D_ + feature);
+      }
+    }
+    if (rows_per_block == 1) return;
+    __syncthreads();
+    for (int feature = static_cast<int>(threadIdx.x); feature < D_;
+         feature += static_cast<int>(blockDim.x)) {
+      float sum = 0;
+      for (int g = 0; g < rows_per_block; ++g) sum += sums[g * D_ + feature];
+      partial[feature] = sum;
+    }
+  }
+
+ private:
   using Vector = Vector16<T>;
   using Part = RowPart<T, kVectors>;
-  constexpr int kSize = Vector::kSize;
-  __shared__ float scratch[2][32];
-  alignas(16) __shared__ float sums[kRowBlockThreads<kVectors> * kVectors * kSize];
-  const int64_t R = op.num_rows;
-  const int D = static_cast<int>(op.num_features);
-  const RowPlace<kSpans> place(threads_per_row);
-  const int lane = place.lane, rows_per_block = place.rows_per_block;
-  const int64_t step = place.num_blocks * rows_per_block;
-  const int64_t first_row = place.block * rows_per_block;
 
-  Part weight = Part::load(static_cast<const T*>(op.weight_D), true, D, lane, threads_per_row);
-  float dweight[kVectors][kSize] = {};
-  int parity = 0;
-  for (int64_t first = first_row; first < R; first += step) {
-    const int64_t row = first + place.group;
-    const bool exists = row < R;
-    Part x = Part::load(static_cast<const T*>(op.x_RD) + row * D, exists, D, lane, threads_per_row);
-    Part dy =
-        Part::load(static_cast<const T*>(op.dy_RD) + row * D, exists, D, lane, threads_per_row);
-    const float rstd = exists ? op.rstd_R[row] : 0.0f;
+  __device__ Part load(const T* row, bool exists) const {
+    return Part::load(row, exists, D_, place_.lane, place_.threads_per_row);
+  }
+  __device__ int feature_of(int i) const {
+    return (i * place_.threads_per_row + place_.lane) * kSize;
+  }
+
+  // Adds dy xhat to dweight_ and gives the sum of dy w x.
+  __device__ float add_products(const Part& x, const Part& dy, float rstd) {
     float dot = 0;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       float values[kSize], gradient[kSize], scale[kSize];
       x.vectors[i].unpack(values);
       dy.vectors[i].unpack(gradient);
-      weight.vectors[i].unpack(scale);
+      weight_.vectors[i].unpack(scale);
 #pragma unroll
       for (int j = 0; j < kSize; ++j) {
-        dot += gradient[j] * (scale[j] + op.shift) * values[j];
-        dweight[i][j] += gradient[j] * (values[j] * rstd);
+        dot += gradient[j] * (scale[j] + op_.shift) * values[j];
+        dweight_[i][j] += gradient[j] * (values[j] * rstd);
       }
     }
-    if (op.dx_RD == nullptr) continue;
-    dot = place.sum(dot, scratch, parity);
-    parity ^= 1;
-    const float c = dot * rstd * rstd / static_cast<float>(D);
-    if (!exists) continue;
-    T* const dx = static_cast<T*>(op.dx_RD) + row * D;
+    return dot;
+  }
+
+  // dx = rstd (w dy - c x) + other.
+  __device__ void store_input_gradient(int64_t row, Part& x, Part& dy, float rstd, float c) {
+    T* const dx = static_cast<T*>(op_.dx_RD) + row * D_;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       x.vectors[i].forget_values();
       dy.vectors[i].forget_values();
-      weight.vectors[i].forget_values();
-      const int feature = (i * threads_per_row + lane) * kSize;
+      weight_.vectors[i].forget_values();
+      const int feature = feature_of(i);
       float values[kSize], gradient[kSize], scale[kSize];
       x.vectors[i].unpack(values);
       dy.vectors[i].unpack(gradient);
-      weight.vectors[i].unpack(scale);
+      weight_.vectors[i].unpack(scale);
 #pragma unroll
       for (int j = 0; j < kSize; ++j)
-        values[j] = rstd * (gradient[j] * (scale[j] + op.shift) - c * values[j]);
+        values[j] = rstd * (gradient[j] * (scale[j] + op_.shift) - c * values[j]);
       if constexpr (kAdds) {
         // Loaded this late because registers would not do.
         Vector other;
-        if (feature < D)
-          other = Vector::load_mutable(static_cast<const T*>(op.other_RD) + row * D + feature);
+        if (feature < D_)
+          other = Vector::load_mutable(static_cast<const T*>(op_.other_RD) + row * D_ + feature);
         other.unpack(gradient);
 #pragma unroll
         for (int j = 0; j < kSize; ++j) values[j] += gradient[j];
       }
-      if (feature < D) Vector::pack(values).store(dx + feature);
+      if (feature < D_) Vector::pack(values).store(dx + feature);
     }
   }
-  if (op.partials_BD == nullptr) return;
-  float* const partial = op.partials_BD + place.block * D;
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    const int feature = (i * threads_per_row + lane) * kSize;
-    if (feature >= D) continue;
-    float* const to = rows_per_block == 1 ? partial + feature : sums + place.group * D + feature;
-    store_elements(dweight[i], to);
-  }
-  if (rows_per_block == 1) return;
-  __syncthreads();
-  for (int feature = static_cast<int>(threadIdx.x); feature < D;
-       feature += static_cast<int>(blockDim.x)) {
-    float sum = 0;
-    for (int g = 0; g < rows_per_block; ++g) sum += sums[g * D + feature];
-    partial[feature] = sum;
-  }
-}
 
-// A block a row, an element a thread. Its second read finds the row in the cache: few blocks of
-// many threads run at a time.
-template <class T>
-__global__ void __launch_bounds__(kMostThreads)
-    wide_forward_kernel(const __grid_constant__ RmsNormForwardCuda op) {
+  const RmsNormBackwardCuda& op_;
+  const RowPlace<kSpans>& place_;
+  const int D_;
+  Part weight_;
+  float dweight_[kVectors][kSize] = {};
+};
+
+template <class T, int kVectors, bool kSpans, bool kAdds>
+__global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVectors>)
+    backward_kernel(const __grid_constant__ RmsNormBackwardCuda op, int threads_per_row) {
+  using Work = BackwardWork<T, kVectors, kSpans, kAdds>;
   __shared__ float scratch[2][32];
-  const int64_t D = op.num_features;
-  const T* const weight = static_cast<const T*>(op.weight_D);
+  alignas(16) __shared__ float sums[Work::kSums];
+  const RowPlace<kSpans> place(threads_per_row);
+  Work work(op, place);
+  const int64_t step = place.num_blocks * place.rows_per_block;
   int parity = 0;
-  for (int64_t row = blockIdx.x; row < op.num_rows; row += gridDim.x) {
-    const T* const x = static_cast<const T*>(op.x_RD) + row * D;
-    T* const y = static_cast<T*>(op.y_RD) + row * D;
-    float square = 0;
-#pragma unroll 4
-    for (int64_t d = threadIdx.x; d < D; d += blockDim.x) square += to_float(x[d]) * to_float(x[d]);
-    square = row_sum(square, static_cast<int>(blockDim.x), scratch, parity);
+  for (int64_t first = place.block * place.rows_per_block; first < op.num_rows; first += step) {
+    work.add_row(first + place.group, scratch, parity);
     parity ^= 1;
-    const float rstd = 1.0f / sqrtf(square / static_cast<float>(D) + op.eps);
-    if (threadIdx.x == 0) op.rstd_R[row] = rstd;
-#pragma unroll 2
-    for (int64_t d = threadIdx.x; d < D; d += blockDim.x)
-      y[d] = from_float<T>(to_float(x[d]) * rstd * (to_float(weight[d]) + op.shift));
   }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kMostThreads)
-    wide_input_gradient_kernel(const __grid_constant__ RmsNormBackwardCuda op) {
-  __shared__ float scratch[2][32];
-  const int64_t D = op.num_features;
-  const T* const weight = static_cast<const T*>(op.weight_D);
-  int parity = 0;
-  for (int64_t row = blockIdx.x; row < op.num_rows; row += gridDim.x) {
-    const T* const x = static_cast<const T*>(op.x_RD) + row * D;
-    const T* const dy = static_cast<const T*>(op.dy_RD) + row * D;
-    T* const dx = static_cast<T*>(op.dx_RD) + row * D;
-    const T* const other =
-        op.other_RD == nullptr ? nullptr : static_cast<const T*>(op.other_RD) + row * D;
-    float dot = 0;
-#pragma unroll 2
-    for (int64_t d = threadIdx.x; d < D; d += blockDim.x)
-      dot += to_float(dy[d]) * (to_float(weight[d]) + op.shift) * to_float(x[d]);
-    dot = row_sum(dot, static_cast<int>(blockDim.x), scratch, parity);
-    parity ^= 1;
-    const float rstd = op.rstd_R[row];
-    const float c = dot * rstd * rstd / static_cast<float>(D);
-#pragma unroll 2
-    for (int64_t d = threadIdx.x; d < D; d += blockDim.x) {
-      float value =
-          rstd * (to_float(dy[d]) * (to_float(weight[d]) + op.shift) - c * to_float(x[d]));
-      if (other != nullptr) value += to_float(other[d]);
-      dx[d] = from_float<T>(value);
-    }
-  }
-}
-
-// Block (f, b): 256 features, of the rows of partial sum b.
-template <class T>
-__global__ void __launch_bounds__(kColumnThreads)
-    wide_weight_gradient_kernel(const __grid_constant__ RmsNormBackwardCuda op) {
-  const int64_t D = op.num_features;
-  const int64_t d = int64_t{blockIdx.x} * kColumnThreads + threadIdx.x;
-  if (d >= D) return;
-  const T* const x = static_cast<const T*>(op.x_RD);
-  const T* const dy = static_cast<const T*>(op.dy_RD);
-  const int64_t begin = op.num_rows * blockIdx.y / gridDim.y;
-  const int64_t end = op.num_rows * (blockIdx.y + 1) / gridDim.y;
-  float sum = 0;
-  for (int64_t row = begin; row < end; ++row)
-    sum += to_float(dy[row * D + d]) * (to_float(x[row * D + d]) * op.rstd_R[row]);
-  op.partials_BD[blockIdx.y * D + d] = sum;
-}
-
-// dweight[d] = sum over b of partials[b][d]: 32 threads a feature, then in order.
-__global__ void __launch_bounds__(1024)
-    add_partials_kernel(const float* partials_BD, int64_t num_partials, int64_t D, float* dweight) {
-  __shared__ float sums[32][33];
-  const int64_t d = int64_t{blockIdx.x} * 32 + threadIdx.x;
-  float sum = 0;
-  if (d < D)
-    for (int64_t b = threadIdx.y; b < num_partials; b += 32) sum += partials_BD[b * D + d];
-  sums[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y != 0 || d >= D) return;
-  float total = 0;
-  for (int i = 0; i < 32; ++i) total += sums[i][threadIdx.x];
-  dweight[d] = total;
-}
-
-unsigned row_blocks(int64_t num_rows) {
-  return static_cast<unsigned>(std::min<int64_t>(num_rows, 1 << 16));
-}
-
-unsigned feature_blocks(int64_t num_features, int64_t width) {
-  return static_cast<unsigned>((num_features + width - 1) / width);
-}
-
-template <class Op>
-void launch_wide(const Op& op, void (*kernel)(Op), StreamHandle stream) {
-  unsigned threads = 32;
-  while (threads < kMostThreads && threads < op.num_features) threads *= 2;
-  kernel<<<row_blocks(op.num_rows), threads, 0, stream>>>(op);
+  if (op.partials_BD != nullptr) work.store_weight_gradient(sums);
 }
 
 // `kernel` takes the threads of a row after `op`.
@@ -335,7 +277,7 @@ void forward(const RmsNormForwardCuda& op, StreamHandle stream) {
   const bool aligned =
       is_vector_aligned(op.x_RD) && is_vector_aligned(op.weight_D) && is_vector_aligned(op.y_RD);
   if (!aligned || groups.vectors_per_thread == 0) {
-    launch_wide(op, wide_forward_kernel<T>, stream);
+    rms_norm_wide_forward_cuda(op, stream);
   } else {
     const auto kernel = groups.vectors_per_thread == 1   ? forward_kernel<T, 1, false>
                         : groups.vectors_per_thread == 3 ? forward_kernel<T, 3, false>
@@ -361,13 +303,7 @@ void backward(const RmsNormBackwardCuda& op, StreamHandle stream) {
                        is_vector_aligned(op.dy_RD) && is_vector_aligned(op.dx_RD) &&
                        is_vector_aligned(op.other_RD);
   if (!aligned || groups.vectors_per_thread == 0) {
-    if (op.dx_RD != nullptr && op.num_rows > 0)
-      launch_wide(op, wide_input_gradient_kernel<T>, stream);
-    if (op.dweight_D != nullptr) {
-      const dim3 grid(feature_blocks(op.num_features, kColumnThreads),
-                      static_cast<unsigned>(groups.num_groups));
-      wide_weight_gradient_kernel<T><<<grid, kColumnThreads, 0, stream>>>(op);
-    }
+    rms_norm_wide_backward_cuda(op, stream);
   } else {
     launch_rows(
         op, groups,
@@ -387,9 +323,9 @@ void rms_norm_forward_cuda(const RmsNormForwardCuda& op, StreamHandle stream) {
 void rms_norm_backward_cuda(const RmsNormBackwardCuda& op, StreamHandle stream) {
   dispatch_cuda_dtype(op.dtype, [&](auto tag) { backward<decltype(tag)>(op, stream); });
   if (op.dweight_D == nullptr) return;
-  add_partials_kernel<<<feature_blocks(op.num_features, 32), dim3(32, 32), 0, stream>>>(
-      op.partials_BD, rms_norm_num_partials(op.dtype, op.num_rows, op.num_features),
-      op.num_features, op.dweight_D);
+  add_partial_sums<float>(op.partials_BD,
+                          rms_norm_num_partials(op.dtype, op.num_rows, op.num_features),
+                          op.num_features, op.dweight_D, stream);
   check_launch("rms_norm weight gradient");
 }
 
