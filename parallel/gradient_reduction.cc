@@ -99,9 +99,4 @@ void GradientReduction::finish() {
   while (!in_flight_.empty()) retire_oldest();
 }
 
-void all_reduce_gradients(Context& ctx, ParameterList& parameters, const Group& group,
-                          const GradientReductionOptions& options) {
-  GradientReduction(ctx, parameters, group, options).finish();
-}
-
 }  // namespace longship

@@ -50,8 +50,4 @@ class GradientReduction {
   std::deque<Bucket> in_flight_;
 };
 
-// The same of gradients that are all complete.
-void all_reduce_gradients(Context& ctx, ParameterList& parameters, const Group& group,
-                          const GradientReductionOptions& options = {});
-
 }  // namespace longship

@@ -53,7 +53,7 @@ TEST_F(Gradients, AreTheSumInRankOrderForEveryBucketSize) {
   // Buckets of one element, of a few small parameters, and of everything.
   for (const int64_t bucket_bytes : {int64_t{4}, int64_t{1000}, int64_t{16} << 20}) {
     fill_gradients(ctx_, parameters_);
-    all_reduce_gradients(ctx_, parameters_, world(), {.bucket_bytes = bucket_bytes});
+    GradientReduction(ctx_, parameters_, world(), {.bucket_bytes = bucket_bytes}).finish();
     size_t n = 0;
     for (const Parameter& parameter : parameters_.all()) {
       const Gradient& gradient = *parameter.variable.gradient();
@@ -91,7 +91,7 @@ TEST_F(Gradients, HandedOverInPartsGiveTheSameBits) {
 TEST_F(Gradients, SendTwiceTheirBytesLessOneShare) {
   fill_gradients(ctx_, parameters_);
   world().reset_stats();
-  all_reduce_gradients(ctx_, parameters_, world());
+  GradientReduction(ctx_, parameters_, world()).finish();
   const int64_t count = parameters_.num_elements(), size = world().size(), rank = world().rank();
   const int64_t chunk = count * (rank + 1) / size - count * rank / size;
   EXPECT_EQ(world().stats().sent_bytes("gradients"),

@@ -59,7 +59,7 @@ Step run_step(Context& ctx, const Batch& batch, const Mesh& mesh, const ModelCas
     loss += *loss_sum.value().to(DType::kF64).data<double>() / batch.num_loss_tokens;
   }
   ctx.tape = nullptr;
-  all_reduce_gradients(ctx, model.parameters, mesh.world);
+  GradientReduction(ctx, model.parameters, mesh.world).finish();
 
   Step step{.loss = mesh.world.all_reduce_value("loss", loss, ReduceOp::kSum), .gradients = {}};
   for (const Parameter& parameter : model.parameters.all())

@@ -48,10 +48,10 @@ TEST(GradientsOnGpus, HaveTheBitsOfMpiForEveryBucketSizeAndTransport) {
       fill_gradients(host_ctx, host);
       fill_gradients(gpu_ctx, gpu);
       world().reset_stats();
-      all_reduce_gradients(host_ctx, host, world(), {.bucket_bytes = bucket_bytes});
+      GradientReduction(host_ctx, host, world(), {.bucket_bytes = bucket_bytes}).finish();
       const int64_t expected_bytes = world().stats().sent_bytes("gradients");
       world().reset_stats();
-      all_reduce_gradients(gpu_ctx, gpu, runtime.world(), {.bucket_bytes = bucket_bytes});
+      GradientReduction(gpu_ctx, gpu, runtime.world(), {.bucket_bytes = bucket_bytes}).finish();
       EXPECT_EQ(world().stats().sent_bytes("gradients"), expected_bytes);
       auto expected = host.all().begin();
       for (const Parameter& parameter : gpu.all()) {
