@@ -91,12 +91,7 @@ struct HeadNode final : Node {
   void visit_saved(const SavedVisitor& visit) override {
     for (HeadPart& part : parts) {
       part.inputs.wait();
-      visit("q_SND", part.call.input.q_THD);
-      visit("k_SND", part.call.input.k_SKD);
-      visit("v_SNV", part.call.input.v_SKV);
-      visit("o_SNV", part.output.o_THV);
-      visit("lse_SN", part.output.lse_TH);
-      if (part.call.sink_logit_H.defined()) visit("sink_logit_N", part.call.sink_logit_H);
+      visit_attention(visit, part.call, part.output);
     }
   }
 

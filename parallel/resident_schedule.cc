@@ -29,12 +29,7 @@ struct ResidentNode final : Node {
   }
 
   void visit_saved(const SavedVisitor& visit) override {
-    visit("q_THD", saved.call.input.q_THD);
-    visit("k_TKD", saved.call.input.k_SKD);
-    visit("v_TKV", saved.call.input.v_SKV);
-    visit("o_THV", saved.output.o_THV);
-    visit("lse_TH", saved.output.lse_TH);
-    if (saved.call.sink_logit_H.defined()) visit("sink_logit_H", saved.call.sink_logit_H);
+    visit_attention(visit, saved.call, saved.output);
   }
 };
 
@@ -99,6 +94,16 @@ Tensor sink_gradient(const Context& ctx, const ResidentAttention& call,
                      const SoftmaxBlockOutput& output, const Tensor& do_THV) {
   return sink_logit_gradient(ctx, call.sink_logit_H, output.lse_TH,
                              softmax_delta(ctx, output.o_THV, do_THV));
+}
+
+void visit_attention(const Node::SavedVisitor& visit, ResidentAttention& call,
+                     SoftmaxBlockOutput& output) {
+  visit("q_THD", call.input.q_THD);
+  visit("k_TKD", call.input.k_SKD);
+  visit("v_TKV", call.input.v_SKV);
+  visit("o_THV", output.o_THV);
+  visit("lse_TH", output.lse_TH);
+  if (call.sink_logit_H.defined()) visit("sink_logit_H", call.sink_logit_H);
 }
 
 std::unique_ptr<SoftmaxSchedule> make_resident_schedule(

@@ -81,6 +81,10 @@ std::optional<SoftmaxBlockOutput> kept_output(const Context& ctx);
 Tensor sink_gradient(const Context& ctx, const ResidentAttention& call,
                      const SoftmaxBlockOutput& output, const Tensor& do_THV);
 
+// Shows what a node saves of a call, for Node::visit_saved().
+void visit_attention(const Node::SavedVisitor& visit, ResidentAttention& call,
+                     SoftmaxBlockOutput& output);
+
 // attend() as one tape node that saves q, k, v, o (in q's dtype), lse and the sink logit.
 std::unique_ptr<SoftmaxSchedule> make_resident_schedule(
     std::shared_ptr<const ResidentPasses> passes);
