@@ -8,21 +8,29 @@
 #include "parallel/affine_compose.h"
 #include "parallel/group_backend.h"
 #include "parallel/state_schedule.h"
-#include "runtime/random.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/op_check.h"
+#include "tests/support/state_case.h"
 
 namespace longship {
 namespace {
 
 using testing::bitwise_equal;
+using testing::cut_segments;
 using testing::expect_error;
+using testing::expected_states;
+using testing::GivenMaps;
+using testing::kStateHeads;
+using testing::kStateKeys;
+using testing::kStateValues;
+using testing::make_summary;
 using testing::relative_rms;
+using testing::StateCase;
+using testing::StateWalk;
 using testing::world;
 
-constexpr int64_t kHeads = 2, kKeys = 6, kValues = 11;
 constexpr Transition kTransitions[] = {Transition::kIdentity, Transition::kScalar,
                                        Transition::kDiagonal, Transition::kDense};
 constexpr Layout kLayouts[] = {Layout::kContiguous, Layout::kZigzag};
@@ -46,193 +54,29 @@ const std::vector<Strategy>& strategies() {
   return all;
 }
 
-std::vector<std::vector<int64_t>> batches() {
-  std::vector<int64_t> random = {0};
-  for (uint64_t d = 0; d < 9; ++d)
-    random.push_back(random.back() +
-                     (d % 3 == 0 ? 1 : static_cast<int64_t>(uniform_index(2, 7, d, 17))));
-  return {
-      {0, 61},                    // one document
-      random,                     // random documents, some of one token
-      {0, 3, 3, 53, 54, 61, 61},  // one over at least four of four or more ranks
-      {0, 2, 3},                  // fewer tokens than ranks
-      {0, 0},                     // nothing at all
-  };
-}
-
-Shape shape_of_m(Transition transition) {
-  if (transition == Transition::kScalar) return {kHeads};
-  if (transition == Transition::kDiagonal) return {kHeads, kKeys};
-  return {kHeads, kKeys, kKeys};
-}
-
-// The segments of a rank that do not hold a whole document: the only ones with states.
-std::vector<Segment> cut_of(const SequencePlan& plan, int rank) {
-  std::vector<Segment> cut;
-  for (const Segment& segment : plan.segments(rank)) {
-    const auto document = plan.cu_seqlens().begin() + segment.document;
-    if (segment.position > 0 || segment.length < document[1] - document[0]) cut.push_back(segment);
-  }
-  return cut;
-}
-
-// The map of a segment depends on nothing but its place in the batch.
-AffineSummary make_summary(const Context& ctx, std::span<const Segment> segments,
-                           Transition transition, DType dtype) {
-  const auto num_segments = std::ssize(segments);
-  auto fill = [&](Shape shape, uint64_t stream, auto&& value) {
-    shape.insert(shape.begin(), num_segments);
-    const Tensor tensor = ctx.empty(shape, DType::kF64);
-    const int64_t row = num_segments > 0 ? tensor.numel() / num_segments : 0;
-    for (int64_t n = 0; n < num_segments; ++n) {
-      const auto seed = static_cast<uint64_t>(segments[static_cast<size_t>(n)].global_begin);
-      for (int64_t i = 0; i < row; ++i)
-        tensor.data<double>()[n * row + i] =
-            value(normal(seed, stream, static_cast<uint64_t>(i)), i);
-    }
-    return tensor.to(dtype);
-  };
-  AffineSummary summary{
-      transition, {}, fill({kHeads, kKeys, kValues}, 1, [](double x, int64_t) { return x; })};
-  if (transition == Transition::kDense)
-    summary.m = fill(shape_of_m(transition), 2, [](double x, int64_t i) {
-      return (i / kKeys % kKeys == i % kKeys ? 0.9 : 0.0) + 0.1 * x;
-    });
-  else if (transition != Transition::kIdentity)
-    summary.m = fill(shape_of_m(transition), 3, [](double x, int64_t) { return 0.9 + 0.02 * x; });
-  return summary;
-}
-
-// Maps that are given; to walk is to apply them.
-class GivenMaps final : public SegmentMaps {
- public:
-  GivenMaps(AffineSummary summary, ScanDirection direction)
-      : summary_(std::move(summary)), direction_(direction) {}
-
-  Tensor zero_states(const Context& ctx) const override {
-    return ctx.zeros(summary_.b_NHKV.shape(), summary_.b_NHKV.dtype());
-  }
-  AffineSummary summary(Context&) override { return summary_; }
-  void walk(const Context& ctx, int64_t row, const Tensor& in_HKV, const Tensor& out_HKV) override {
-    apply(ctx, map_of(summary_, row), direction_, in_HKV, out_HKV);
-  }
-
- private:
-  AffineSummary summary_;
-  ScanDirection direction_;
-};
-
-struct Case {
-  Transition transition;
-  Layout layout;
-  ScanDirection direction;
-  std::vector<int64_t> cu_seqlens;
-  DType dtype = DType::kF32;
-
-  SequencePlan plan() const {
-    return SequencePlan::make(cu_seqlens, layout, world().size(), world().rank());
-  }
-  AffineSummary summary(const Context& ctx) const {
-    return make_summary(ctx, cut_of(plan(), plan().rank()), transition, dtype);
-  }
-  GivenMaps maps(const Context& ctx) const { return {summary(ctx), direction}; }
-  bool forward() const { return direction == ScanDirection::kForward; }
-};
-
 // Calls f(case) for every case of a dtype, with a trace for failures.
 template <class F>
 void for_each_case(DType dtype, F&& f) {
   for (Transition transition : kTransitions)
     for (Layout layout : kLayouts)
       for (ScanDirection direction : kDirections)
-        for (const auto& cu_seqlens : batches()) {
+        for (const auto& cu_seqlens : testing::state_batches()) {
           SCOPED_TRACE(fmt::format("transition {}, {}, direction {}, cu_seqlens {}, rank {}",
                                    static_cast<int>(transition), layout_name(layout),
                                    static_cast<int>(direction), fmt::join(cu_seqlens, ","),
                                    world().rank()));
-          f(Case{transition, layout, direction, cu_seqlens, dtype});
+          f(StateCase{transition, layout, direction, cu_seqlens, dtype});
         }
 }
 
-Tensor carry(Context& ctx, const StateSchedule& schedule, const Case& c) {
+Tensor carry(Context& ctx, const StateSchedule& schedule, const StateCase& c) {
   GivenMaps maps = c.maps(ctx);
   return schedule.carry(ctx, maps, c.plan(), c.direction)->wait();
 }
 
-// The segments of all ranks in the order in which states travel, and which row of this rank's
-// result each of them is (-1: none).
-struct Walk {
-  std::vector<Segment> segments;
-  std::vector<int64_t> local_rows;
-};
-
-Walk walk_of(const Case& c) {
-  const SequencePlan plan = c.plan();
-  std::vector<std::pair<Segment, int64_t>> all;
-  for (int rank = 0; rank < plan.num_ranks(); ++rank)
-    for (int64_t row = 0; const Segment& segment : cut_of(plan, rank))
-      all.emplace_back(segment, rank == plan.rank() ? row++ : -1);
-  std::sort(all.begin(), all.end(), [&](const auto& a, const auto& b) {
-    return c.forward() ? a.first.global_begin < b.first.global_begin
-                       : a.first.global_begin > b.first.global_begin;
-  });
-  Walk walk;
-  for (const auto& [segment, row] : all) {
-    walk.segments.push_back(segment);
-    walk.local_rows.push_back(row);
-  }
-  return walk;
-}
-
-// By the definition, with every rank's maps, in fp64.
-Tensor expected_states(const Context& ctx, const Case& c) {
-  const Walk walk = walk_of(c);
-  const AffineSummary maps =
-      make_summary(ctx, walk.segments, c.transition, c.dtype);  // rounded as the schedule sees it
-  const Tensor b = maps.b_NHKV.to(DType::kF64);
-  const Tensor m = maps.m.defined() ? maps.m.to(DType::kF64) : Tensor();
-  auto factor = [&](int64_t n, int64_t h, int64_t k, int64_t j) {
-    const int64_t head = n * kHeads + h;
-    switch (c.transition) {
-      case Transition::kIdentity:
-        return k == j ? 1.0 : 0.0;
-      case Transition::kScalar:
-        return k == j ? m.data<double>()[head] : 0.0;
-      case Transition::kDiagonal:
-        return k == j ? m.data<double>()[head * kKeys + k] : 0.0;
-      default:
-        return m
-            .data<double>()[(head * kKeys + (c.forward() ? k : j)) * kKeys + (c.forward() ? j : k)];
-    }
-  };
-  const auto num_cut = std::ssize(cut_of(c.plan(), c.plan().rank()));
-  const Tensor states = ctx.zeros({num_cut, kHeads, kKeys, kValues}, DType::kF64);
-  constexpr int64_t kStateSize = kHeads * kKeys * kValues;
-  std::vector<double> state(kStateSize);
-  for (size_t i = 0; i < walk.segments.size(); ++i) {
-    if (i == 0 || walk.segments[i].document != walk.segments[i - 1].document)
-      std::fill(state.begin(), state.end(), 0.0);
-    if (walk.local_rows[i] >= 0)
-      std::copy(state.begin(), state.end(),
-                states.data<double>() + walk.local_rows[i] * kStateSize);
-    const auto n = static_cast<int64_t>(i);
-    std::vector<double> next(kStateSize);
-    for (int64_t h = 0; h < kHeads; ++h)
-      for (int64_t k = 0; k < kKeys; ++k)
-        for (int64_t v = 0; v < kValues; ++v) {
-          double sum = b.data<double>()[n * kStateSize + (h * kKeys + k) * kValues + v];
-          for (int64_t j = 0; j < kKeys; ++j)
-            sum += factor(n, h, k, j) * state[static_cast<size_t>((h * kKeys + j) * kValues + v)];
-          next[static_cast<size_t>((h * kKeys + k) * kValues + v)] = sum;
-        }
-    state = std::move(next);
-  }
-  return states;
-}
-
 void expect_equal_to_fold(DType dtype, double bound) {
   Context ctx;
-  for_each_case(dtype, [&](const Case& c) {
+  for_each_case(dtype, [&](const StateCase& c) {
     const Tensor expected = expected_states(ctx, c);
     for (const auto& [name, schedule] : strategies()) {
       const Tensor found = carry(ctx, *schedule, c);
@@ -254,8 +98,8 @@ TEST(StateSchedules, EqualAnFp64FoldInFp64) {
 // So results depend neither on the number of ranks that share the maps, nor on blocks or arrival.
 TEST(StateSchedules, GiveTheBitsOfOneRankFoldingAlone) {
   Context ctx;
-  for_each_case(DType::kF32, [&](const Case& c) {
-    const Walk walk = walk_of(c);
+  for_each_case(DType::kF32, [&](const StateCase& c) {
+    const StateWalk walk = walk_of(c);
     const AffineSummary maps = make_summary(ctx, walk.segments, c.transition, c.dtype);
     const Tensor folded = ctx.zeros(c.summary(ctx).b_NHKV.shape(), c.dtype);
     Tensor state;  // undefined: zero
@@ -263,8 +107,8 @@ TEST(StateSchedules, GiveTheBitsOfOneRankFoldingAlone) {
       if (i > 0 && walk.segments[i].document != walk.segments[i - 1].document) state = Tensor();
       if (walk.local_rows[i] >= 0 && state.defined())
         folded.slice(0, walk.local_rows[i], 1)
-            .copy_from(state.reshape({1, kHeads, kKeys, kValues}));
-      const Tensor next = ctx.empty({kHeads, kKeys, kValues}, c.dtype);
+            .copy_from(state.reshape({1, kStateHeads, kStateKeys, kStateValues}));
+      const Tensor next = ctx.empty({kStateHeads, kStateKeys, kStateValues}, c.dtype);
       apply(ctx, map_of(maps, static_cast<int64_t>(i)), c.direction, state, next);
       state = next;
     }
@@ -281,7 +125,7 @@ TEST(StateSchedules, GiveTheSameBitsForLargeStatesWithAnyNumberOfThreads) {
   threaded.num_threads = 3;
   const SequencePlan plan =
       SequencePlan::make({0, 40}, Layout::kZigzag, world().size(), world().rank());
-  const auto N = std::ssize(cut_of(plan, plan.rank()));
+  const auto N = std::ssize(cut_segments(plan, plan.rank()));
   const auto seed = static_cast<uint64_t>(world().rank());
   const AffineSummary summary{
       Transition::kDense, testing::random_tensor(ctx, {N, 2, K, K}, 10 + seed, 0.1).to(DType::kF32),
@@ -304,9 +148,9 @@ TEST(StateSchedules, NeverCarryAStateIntoAnotherDocument) {
     for (Layout layout : kLayouts)
       for (ScanDirection direction : kDirections)
         for (const auto& [name, schedule] : strategies()) {
-          const Case c{transition, layout, direction, cu_seqlens};
+          const StateCase c{transition, layout, direction, cu_seqlens};
           const SequencePlan plan = c.plan();
-          const std::vector<Segment> cut = cut_of(plan, plan.rank());
+          const std::vector<Segment> cut = cut_segments(plan, plan.rank());
           const Tensor clean = carry(ctx, *schedule, c);
           for (int64_t poisoned : {0, 2, 4, 5}) {
             const AffineSummary summary = c.summary(ctx);
@@ -336,7 +180,7 @@ TEST(StateSchedules, NeverCarryAStateIntoAnotherDocument) {
 }
 
 // Segments of this rank that hand their state on, by the definition of a document.
-int64_t num_handed_on(const Case& c) {
+int64_t num_handed_on(const StateCase& c) {
   int64_t count = 0;
   const SequencePlan plan = c.plan();
   for (const Segment& segment : plan.local_segments()) {
@@ -350,10 +194,12 @@ int64_t num_handed_on(const Case& c) {
 TEST(StateSchedules, SendTheBytesOfTheirFormulas) {
   Context ctx;
   for (DType dtype : {DType::kF32, DType::kF64})
-    for_each_case(dtype, [&](const Case& c) {
-      const int64_t e = dtype_size(dtype), state_bytes = kHeads * kKeys * kValues * e;
-      const int64_t m_bytes =
-          c.transition == Transition::kIdentity ? 0 : num_elements(shape_of_m(c.transition)) * e;
+    for_each_case(dtype, [&](const StateCase& c) {
+      const int64_t e = dtype_size(dtype),
+                    state_bytes = kStateHeads * kStateKeys * kStateValues * e;
+      const int64_t m_bytes = c.transition == Transition::kIdentity
+                                  ? 0
+                                  : num_elements(testing::shape_of_m(c.transition)) * e;
       for (const auto& [name, schedule] : strategies()) {
         world().reset_stats();
         carry(ctx, *schedule, c);
@@ -371,10 +217,10 @@ TEST(StateSchedules, SendOneStatePerRankBorderOfADocument) {
   Context ctx;
   const int64_t P = world().size(), r = world().rank();
   for (ScanDirection direction : kDirections) {
-    const Case c{Transition::kDense, Layout::kContiguous, direction, {0, 8 * P}};
+    const StateCase c{Transition::kDense, Layout::kContiguous, direction, {0, 8 * P}};
     const bool last = c.forward() ? r == P - 1 : r == 0;
-    const int64_t state_bytes = 4 * kHeads * kKeys * kValues;
-    const int64_t map_bytes = state_bytes + 4 * kHeads * kKeys * kKeys;
+    const int64_t state_bytes = 4 * kStateHeads * kStateKeys * kStateValues;
+    const int64_t map_bytes = state_bytes + 4 * kStateHeads * kStateKeys * kStateKeys;
     for (const auto& [name, schedule] : strategies()) {
       world().reset_stats();
       carry(ctx, *schedule, c);
@@ -389,8 +235,8 @@ TEST(StateSchedules, SendOneStatePerRankBorderOfADocument) {
 TEST(StateSchedules, TakeTheStepsOfTheirPapers) {
   Context ctx;
   const int64_t P = world().size();
-  const Case c{Transition::kScalar, Layout::kContiguous, ScanDirection::kForward, {0, 8 * P}};
-  const int64_t steps[] = {P - 1, 1, P - 2 + 4, P - 2 + kValues};
+  const StateCase c{Transition::kScalar, Layout::kContiguous, ScanDirection::kForward, {0, 8 * P}};
+  const int64_t steps[] = {P - 1, 1, P - 2 + 4, P - 2 + kStateValues};
   for (size_t i = 0; i < strategies().size(); ++i) {
     world().reset_stats();
     carry(ctx, *strategies()[i].schedule, c);
@@ -408,7 +254,7 @@ TEST(StateSchedules, LetTheCallerCommunicateBeforeWaiting) {
   for (Layout layout : kLayouts)
     for (ScanDirection direction : kDirections)
       for (const auto& [name, schedule] : strategies()) {
-        const Case c{Transition::kDense, layout, direction, cu_seqlens};
+        const StateCase c{Transition::kDense, layout, direction, cu_seqlens};
         GivenMaps maps = c.maps(ctx);
         auto pending = schedule->carry(ctx, maps, c.plan(), direction);
         for (int64_t i = 0; i < 10; ++i) {
@@ -423,8 +269,9 @@ TEST(StateSchedules, LetTheCallerCommunicateBeforeWaiting) {
 
 TEST(StateSchedules, AreNotDisturbedByStatesThatWereDropped) {
   Context ctx;
-  const Case dropped{Transition::kDense, Layout::kZigzag, ScanDirection::kForward, {0, 61}};
-  const Case next{Transition::kDiagonal, Layout::kContiguous, ScanDirection::kBackward, {0, 9, 61}};
+  const StateCase dropped{Transition::kDense, Layout::kZigzag, ScanDirection::kForward, {0, 61}};
+  const StateCase next{
+      Transition::kDiagonal, Layout::kContiguous, ScanDirection::kBackward, {0, 9, 61}};
   for (const auto& [name, schedule] : strategies()) {
     GivenMaps maps = dropped.maps(ctx);
     schedule->carry(ctx, maps, dropped.plan(), dropped.direction);
@@ -434,7 +281,7 @@ TEST(StateSchedules, AreNotDisturbedByStatesThatWereDropped) {
 
 TEST(Zeco, RefusesASecondScanBeforeTheFirstIsWaitedFor) {
   Context ctx;
-  const Case c{Transition::kScalar, Layout::kContiguous, ScanDirection::kForward, {0, 61}};
+  const StateCase c{Transition::kScalar, Layout::kContiguous, ScanDirection::kForward, {0, 61}};
   const auto schedule = make_zeco(world());
   GivenMaps maps = c.maps(ctx);
   auto first = schedule->carry(ctx, maps, c.plan(), c.direction);
@@ -469,7 +316,7 @@ TEST(Zeco, ThrowsInWaitWhatItsThreadThrew) {
   const auto schedule = make_zeco(Group(std::make_shared<SilentPeer>()));
   const SequencePlan plan = SequencePlan::make({0, 10}, Layout::kContiguous, 2, 0);
   for (ScanDirection direction : kDirections) {
-    GivenMaps maps(make_summary(ctx, cut_of(plan, 0), Transition::kIdentity, DType::kF32),
+    GivenMaps maps(make_summary(ctx, cut_segments(plan, 0), Transition::kIdentity, DType::kF32),
                    direction);
     auto pending = schedule->carry(ctx, maps, plan, direction);
     expect_error(ErrorCode::kTimeout, {"zeco"}, [&] { pending->wait(); });
@@ -505,12 +352,13 @@ TEST(LocalStates, AreNoneAndServeOneRankOnly) {
   const auto schedule = make_local_states();
   const SequencePlan plan = SequencePlan::local({0, 4, 5, 9});
   for (ScanDirection direction : kDirections) {
-    GivenMaps maps(make_summary(ctx, cut_of(plan, 0), Transition::kDense, DType::kF64), direction);
+    GivenMaps maps(make_summary(ctx, cut_segments(plan, 0), Transition::kDense, DType::kF64),
+                   direction);
     EXPECT_TRUE(bitwise_equal(schedule->carry(ctx, maps, plan, direction)->wait(),
-                              ctx.zeros({0, kHeads, kKeys, kValues}, DType::kF64)));
+                              ctx.zeros({0, kStateHeads, kStateKeys, kStateValues}, DType::kF64)));
   }
   const SequencePlan shared = SequencePlan::make({0, 4, 5, 9}, Layout::kContiguous, 2, 0);
-  GivenMaps part(make_summary(ctx, cut_of(shared, 0), Transition::kDense, DType::kF64),
+  GivenMaps part(make_summary(ctx, cut_segments(shared, 0), Transition::kDense, DType::kF64),
                  ScanDirection::kForward);
   expect_error(ErrorCode::kInternal, {"plan"},
                [&] { schedule->carry(ctx, part, shared, ScanDirection::kForward); });
