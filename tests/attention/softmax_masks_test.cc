@@ -8,15 +8,21 @@
 #include "runtime/ops/merge_partials.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/naive_softmax.h"
-#include "tests/support/op_check.h"
+#include "tests/support/softmax_case.h"
 
 namespace longship {
 namespace {
 
-using testing::bitwise_equal;
+using testing::AttentionBatch;
+using testing::AttentionHeads;
+using testing::AttentionResults;
+using testing::expect_near;
+using testing::mask_text;
 using testing::NaiveAttention;
 using testing::random_tensor;
 using testing::relative_rms;
+using testing::run_on_one_rank;
+using testing::same_bits;
 
 const SoftmaxCpu kKernel;
 
@@ -39,73 +45,30 @@ std::vector<AttentionOptions> masks(Context& ctx, int64_t num_heads) {
   };
 }
 
-std::string label_of(const AttentionOptions& o) {
-  return fmt::format("causal {}, window {}, {} sink tokens, anchor {}, sink logit {}", o.causal,
-                     o.window, o.num_sink_tokens, o.anchor, o.sink_logit_H.defined());
+constexpr AttentionHeads kHeads = {2, 1, 9, 5};
+
+AttentionBatch make_batch(const std::vector<int64_t>& cu_seqlens, AttentionHeads heads,
+                          AttentionOptions options) {
+  Context ctx;
+  options.scale = 1 / std::sqrt(static_cast<double>(heads.key_size));
+  return testing::random_batch(ctx, cu_seqlens, heads, DType::kF32, options);
 }
 
-struct Sizes {
-  int64_t H = 2, K = 1, D = 9, V = 5;
-};
-
-struct Inputs {
-  std::vector<int64_t> cu_seqlens;
-  Tensor q_THD, k_TKD, v_TKV, do_THV;
-};
-
-Inputs make_inputs(Context& ctx, const std::vector<int64_t>& cu_seqlens, const Sizes& sizes) {
-  const int64_t T = cu_seqlens.back();
-  auto random = [&](int64_t heads, int64_t size, uint64_t seed) {
-    return random_tensor(ctx, {T, heads, size}, seed).to(DType::kF32);
+void expect_equal_to_definition(const AttentionBatch& batch) {
+  SCOPED_TRACE(mask_text(batch.options));
+  Context ctx;
+  const AttentionResults expected = testing::definition_of(ctx, batch);
+  auto run = [&](DType dtype) {
+    return run_on_one_rank(ctx, batch.to(dtype), *make_local(kKernel));
   };
-  return {cu_seqlens, random(sizes.H, sizes.D, 1), random(sizes.K, sizes.D, 2),
-          random(sizes.K, sizes.V, 3), random(sizes.H, sizes.V, 4)};
-}
-
-// o, dq, dk, dv, and the gradient of the sink logit if there is one.
-std::vector<Tensor> run(const Inputs& inputs, AttentionOptions options, DType dtype,
-                        int num_threads = 1) {
-  testing::TapeContext tape;
-  tape.ctx.num_threads = num_threads;
-  std::vector<Variable> leaves;
-  for (const Tensor& tensor : {inputs.q_THD, inputs.k_TKD, inputs.v_TKV})
-    leaves.push_back(Variable::leaf(tensor.to(dtype)));
-  if (options.sink_logit_H.defined())
-    leaves.push_back(Variable::leaf(options.sink_logit_H.value().clone()));
-  if (options.sink_logit_H.defined()) options.sink_logit_H = leaves.back();
-  const auto plan = SequencePlan::local(inputs.cu_seqlens);
-  const Variable o =
-      make_local(kKernel)->attend(tape.ctx, leaves[0], leaves[1], leaves[2], plan, options);
-  tape.tape.backward(tape.ctx, o, inputs.do_THV.to(dtype));
-  std::vector<Tensor> results = {o.value()};
-  for (const Variable& leaf : leaves) results.push_back(leaf.gradient()->sum());
-  return results;
-}
-
-void expect_equal_to_definition(Context& ctx, const Inputs& inputs, AttentionOptions options) {
-  options.scale = 1 / std::sqrt(static_cast<double>(inputs.q_THD.dim(2)));
-  SCOPED_TRACE(label_of(options));
-  const NaiveAttention expected = testing::naive_attention(
-      ctx, inputs.q_THD, inputs.k_TKD, inputs.v_TKV, inputs.do_THV, inputs.cu_seqlens, options);
-  for (DType dtype : {DType::kF64, DType::kF32}) {
-    const bool wide = dtype == DType::kF64;
-    const std::vector<Tensor> found = run(inputs, options, dtype);
-    EXPECT_LE(relative_rms(found[0], expected.o_THV), wide ? 1e-13 : 5e-7) << "o";
-    const double bound = wide ? 1e-13 : 2e-6;
-    EXPECT_LE(relative_rms(found[1], expected.dq_THD), bound) << "dq";
-    EXPECT_LE(relative_rms(found[2], expected.dk_TKD), bound) << "dk";
-    EXPECT_LE(relative_rms(found[3], expected.dv_TKV), bound) << "dv";
-    if (expected.dsink_H.defined()) {
-      EXPECT_LE(relative_rms(found[4], expected.dsink_H), bound) << "dsink";
-    }
-  }
+  expect_near(run(DType::kF64), expected, 1e-13, 1e-13);
+  expect_near(run(DType::kF32), expected, 5e-7, 2e-6);
 }
 
 TEST(SoftmaxCpuMasks, EqualTheDefinition) {
   Context ctx;
-  const Inputs inputs = make_inputs(ctx, {0, 1, 1, 251, 321, 322}, {});
-  for (const AttentionOptions& options : masks(ctx, 2))
-    expect_equal_to_definition(ctx, inputs, options);
+  for (const AttentionOptions& options : masks(ctx, kHeads.query))
+    expect_equal_to_definition(make_batch({0, 1, 1, 251, 321, 322}, kHeads, options));
 }
 
 TEST(SoftmaxCpuMasks, EqualTheDefinitionForEveryHeadSize) {
@@ -114,13 +77,12 @@ TEST(SoftmaxCpuMasks, EqualTheDefinitionForEveryHeadSize) {
       {64, 64}, {96, 96}, {128, 128}, {192, 128}, {256, 256}};
   for (const auto& [D, V] : sizes) {
     SCOPED_TRACE(fmt::format("head size {}, value size {}", D, V));
-    const Inputs inputs = make_inputs(ctx, {0, 30, 31, 110}, {.D = D, .V = V});
-    expect_equal_to_definition(ctx, inputs, {.causal = false});
-    expect_equal_to_definition(ctx, inputs,
-                               {.window = 20,
-                                .num_sink_tokens = 3,
-                                .anchor = true,
-                                .sink_logit_H = random_tensor(ctx, {2}, 9)});
+    for (const AttentionOptions& options : {AttentionOptions{.causal = false},
+                                            {.window = 20,
+                                            .num_sink_tokens = 3,
+                                            .anchor = true,
+                                            .sink_logit_H = random_tensor(ctx, {2}, 9)}})
+      expect_equal_to_definition(make_batch({0, 30, 31, 110}, {2, 1, D, V}, options));
   }
 }
 
@@ -144,13 +106,14 @@ TEST(SoftmaxCpuMasks, GradientsAreCentralDifferencesThoseOfTheSinkLogitToo) {
 
 TEST(SoftmaxCpuMasks, BitsDoNotDependOnTheNumberOfThreads) {
   Context ctx;
-  const Inputs inputs = make_inputs(ctx, {0, 1, 261, 294}, {.H = 4, .K = 2});
   for (const AttentionOptions& options : masks(ctx, 4)) {
-    const std::vector<Tensor> expected = run(inputs, options, DType::kF32);
+    const AttentionBatch batch = make_batch({0, 1, 261, 294}, {4, 2, 9, 5}, options);
+    const AttentionResults expected = run_on_one_rank(ctx, batch, *make_local(kKernel));
     for (int num_threads : {2, 5}) {
-      const std::vector<Tensor> found = run(inputs, options, DType::kF32, num_threads);
-      for (size_t i = 0; i < expected.size(); ++i)
-        EXPECT_TRUE(bitwise_equal(found[i], expected[i])) << label_of(options) << ", tensor " << i;
+      Context many;
+      many.num_threads = num_threads;
+      EXPECT_TRUE(same_bits(run_on_one_rank(many, batch, *make_local(kKernel)), expected))
+          << mask_text(options) << ", " << num_threads << " threads";
     }
   }
 }
@@ -159,18 +122,19 @@ TEST(SoftmaxCpuMasks, BitsDoNotDependOnTheNumberOfThreads) {
 TEST(SoftmaxCpuMasks, BlocksOfKeysMergeIntoTheWhole) {
   Context ctx;
   const std::vector<int64_t> cu_seqlens = {0, 150, 201};
-  const Inputs inputs = make_inputs(ctx, cu_seqlens, {});
   const SequencePlan whole = SequencePlan::local(cu_seqlens);
-  for (const AttentionOptions& options : masks(ctx, 2)) {
-    SoftmaxBlockInput block{.q_THD = inputs.q_THD.to(DType::kF64),
+  for (const AttentionOptions& options : masks(ctx, kHeads.query)) {
+    const AttentionBatch batch = make_batch(cu_seqlens, kHeads, options);
+    SoftmaxBlockInput block{.q_THD = batch.q_THD.to(DType::kF64),
                             .k_SKD = {},
                             .v_SKV = {},
-                            .kv_head = grouped_kv_heads(2, 1)};
+                            .kv_head = grouped_kv_heads(kHeads.query, kHeads.kv),
+                            .scale = batch.options.scale};
     SoftmaxBlockOutput merged;
     for (int rank = 0; rank < 3; ++rank) {
       const auto plan = SequencePlan::make(cu_seqlens, Layout::kZigzag, 3, rank);
-      block.k_SKD = plan.shard(ctx, inputs.k_TKD).to(DType::kF64);
-      block.v_SKV = plan.shard(ctx, inputs.v_TKV).to(DType::kF64);
+      block.k_SKD = plan.shard(ctx, batch.k_TKD).to(DType::kF64);
+      block.v_SKV = plan.shard(ctx, batch.v_TKV).to(DType::kF64);
       const SoftmaxBlockOutput part = kKernel.forward(
           ctx, block,
           document_mask(whole.local_segments(), plan.local_segments(), options.mask_rule()));
@@ -179,12 +143,12 @@ TEST(SoftmaxCpuMasks, BlocksOfKeysMergeIntoTheWhole) {
       else
         merge_partials(ctx, merged.o_THV, merged.lse_TH, part.o_THV, part.lse_TH);
     }
-    AttentionOptions without_sink = options;
+    AttentionOptions without_sink = batch.options;
     without_sink.sink_logit_H = {};
     const NaiveAttention expected = testing::naive_attention(
-        ctx, inputs.q_THD, inputs.k_TKD, inputs.v_TKV, inputs.do_THV, cu_seqlens, without_sink);
-    EXPECT_LE(relative_rms(merged.o_THV, expected.o_THV), 1e-13) << label_of(options);
-    EXPECT_LE(relative_rms(merged.lse_TH, expected.lse_TH), 1e-13) << label_of(options);
+        ctx, batch.q_THD, batch.k_TKD, batch.v_TKV, batch.do_THV, cu_seqlens, without_sink);
+    EXPECT_LE(relative_rms(merged.o_THV, expected.o_THV), 1e-13) << mask_text(options);
+    EXPECT_LE(relative_rms(merged.lse_TH, expected.lse_TH), 1e-13) << mask_text(options);
   }
 }
 
