@@ -8,8 +8,8 @@
 #include "attention/softmax_cpu.h"
 #include "tests/support/dice.h"
 #include "tests/support/gpu_check.h"
+#include "tests/support/gpu_softmax_case.h"
 #include "tests/support/softmax_candidates.h"
-#include "tests/support/softmax_case.h"
 
 namespace longship {
 namespace {
@@ -18,13 +18,14 @@ using testing::AttentionBatch;
 using testing::AttentionHeads;
 using testing::AttentionResults;
 using testing::cu_seqlens_of;
+using testing::gpu_batch;
+using testing::kGpuForwardBound;
+using testing::kGpuGradientBound;
+using testing::kGpuHeads;
 using testing::poisoned_gpu;
 using testing::random_tensor;
 using testing::relative_rms;
 using testing::run_on_one_rank;
-
-// Probabilities and score gradients are rounded to bf16 inside, and o enters the gradients.
-constexpr double kForwardBound = 6e-3, kGradientBound = 1.2e-2;
 
 const SoftmaxCpu kCpu;
 
@@ -32,13 +33,6 @@ SoftmaxCalls gpu_kernel(bool deterministic = false, const CallPlanOptions& optio
   return SoftmaxCalls(
       std::make_unique<CudnnAttention>(CudnnAttentionOptions{.deterministic = deterministic}),
       options);
-}
-
-AttentionBatch batch_of(const std::vector<int64_t>& lengths, AttentionHeads heads = {4, 2, 64, 64},
-                        AttentionOptions options = {}) {
-  Context host;
-  options.scale = 1 / std::sqrt(static_cast<double>(heads.key_size));
-  return testing::random_batch(host, cu_seqlens_of(lengths), heads, DType::kBF16, options);
 }
 
 Variable sink_logit(int64_t num_heads) {
@@ -52,7 +46,7 @@ void expect_equal_to_cpu(const SoftmaxSchedule& schedule, const AttentionBatch& 
   Context gpu = poisoned_gpu(), cpu;
   testing::expect_near(run_on_one_rank(gpu, batch, schedule),
                        run_on_one_rank(cpu, batch.to(DType::kF64), *make_local(kCpu)),
-                       kForwardBound, kGradientBound);
+                       kGpuForwardBound, kGpuGradientBound);
 }
 
 // The last batch has documents of one token in a row, and empty ones.
@@ -63,7 +57,7 @@ std::vector<std::vector<int64_t>> packed_lengths() {
 TEST(SoftmaxGpu, EqualsTheCpuForPackedDocuments) {
   const SoftmaxCalls kernel = gpu_kernel();
   for (const auto& lengths : packed_lengths())
-    expect_equal_to_cpu(*make_local(kernel), batch_of(lengths));
+    expect_equal_to_cpu(*make_local(kernel), gpu_batch(lengths));
 }
 
 TEST(SoftmaxGpu, EqualsTheCpuForEveryHeadSizeAndGroup) {
@@ -74,7 +68,7 @@ TEST(SoftmaxGpu, EqualsTheCpuForEveryHeadSizeAndGroup) {
                                      {2, 2, 192, 128},
                                      {6, 3, 96, 96},
                                      {3, 1, 80, 80}})
-    expect_equal_to_cpu(*make_local(kernel), batch_of({300, 77}, heads));
+    expect_equal_to_cpu(*make_local(kernel), gpu_batch({300, 77}, heads));
 }
 
 TEST(SoftmaxGpu, EqualsTheCpuUnderEveryMask) {
@@ -87,13 +81,13 @@ TEST(SoftmaxGpu, EqualsTheCpuUnderEveryMask) {
         AttentionOptions{.window = 33, .num_sink_tokens = 2, .anchor = true}})
     for (const bool has_sink : {false, true}) {
       if (has_sink) options.sink_logit_H = sink_logit(4);
-      expect_equal_to_cpu(*make_local(kernel), batch_of(lengths, {4, 2, 64, 64}, options));
+      expect_equal_to_cpu(*make_local(kernel), gpu_batch(lengths, kGpuHeads, options));
     }
 }
 
 TEST(SoftmaxGpu, TilesOfALongDocumentEqualTheCpu) {
   const SoftmaxCalls kernel = gpu_kernel(false, {.longest_causal = 256, .tile_rows = 256});
-  expect_equal_to_cpu(*make_local(kernel), batch_of({1024, 5, 700}));
+  expect_equal_to_cpu(*make_local(kernel), gpu_batch({1024, 5, 700}));
 }
 
 // What a rank of zigzag or of a halo computes: any queries over any keys, some of which see none.
@@ -149,7 +143,8 @@ TEST(SoftmaxGpu, BlocksOfTwoRanksEqualTheCpu) {
     const auto found = results(gpu, kernel, DType::kBF16);
     const auto expected = results(host, kCpu, DType::kF64);
     for (size_t i = 0; i < 4; ++i)
-      EXPECT_LE(relative_rms(found[i], expected[i]), i == 0 ? kForwardBound : kGradientBound) << i;
+      EXPECT_LE(relative_rms(found[i], expected[i]), i == 0 ? kGpuForwardBound : kGpuGradientBound)
+          << i;
     for (int64_t i = 0; i < found[4].numel(); ++i) {
       const double a = found[4].data<double>()[i], b = expected[4].data<double>()[i];
       ASSERT_TRUE(a == b || std::abs(a - b) <= 1e-3) << "lse " << a << ", expected " << b;
@@ -168,14 +163,14 @@ TEST(SoftmaxGpu, EveryScheduleOfOneRankEqualsTheCpu) {
         if (has_sink) options.sink_logit_H = sink_logit(4);
         if (!strategy.refusal(testing::use_of(options, 1, Layout::kContiguous)).empty()) continue;
         SCOPED_TRACE(strategy.name);
-        expect_equal_to_cpu(*schedule, batch_of({260, 1, 90}, {4, 2, 64, 64}, options));
+        expect_equal_to_cpu(*schedule, gpu_batch({260, 1, 90}, kGpuHeads, options));
       }
   }
 }
 
 TEST(SoftmaxGpu, DeterministicRunsGiveTheSameBits) {
   const SoftmaxCalls kernel = gpu_kernel(true);
-  const AttentionBatch batch = batch_of({700, 1, 300});
+  const AttentionBatch batch = gpu_batch({700, 1, 300});
   const auto schedule = make_local(kernel);
   auto results = [&] {
     Context gpu = gpu_context(0);

@@ -9,10 +9,10 @@
 
 #include "attention/registry.h"
 #include "parallel/cuda/gpu_runtime.h"
+#include "tests/support/gpu_softmax_case.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/softmax_candidates.h"
-#include "tests/support/softmax_case.h"
 
 namespace longship {
 namespace {
@@ -20,36 +20,26 @@ namespace {
 using testing::AttentionBatch;
 using testing::AttentionHeads;
 using testing::AttentionResults;
-using testing::cu_seqlens_of;
 using testing::expect_near;
+using testing::gpu_batch;
+using testing::kGpuForwardBound;
+using testing::kGpuGradientBound;
+using testing::kGpuHeads;
 using testing::plan_of;
 using testing::run_on_one_rank;
 using testing::same_bits;
 using testing::SoftmaxCandidate;
 using testing::world;
 
-// On one GPU, probabilities and score gradients are rounded to bf16 inside, and o enters the
-// gradients; what crosses GPUs is rounded once more at most. Two runs differ by no more than each
-// of them may differ from the definition.
-constexpr double kForwardBound = 6e-3, kGradientBound = 1.2e-2;
-
-constexpr AttentionHeads kHeads = {4, 2, 64, 64};
 constexpr int64_t kWindow = 40;
 
 // One document lies on every one of two or four ranks, and others within one rank.
 const std::vector<int64_t> kDocuments = {37, 1, 203, 1, 0, 58, 1};
 
-AttentionBatch batch_of(const std::vector<int64_t>& lengths, AttentionHeads heads = kHeads,
-                        AttentionOptions options = {}) {
-  Context host;
-  options.scale = 1 / std::sqrt(static_cast<double>(heads.key_size));
-  return testing::random_batch(host, cu_seqlens_of(lengths), heads, DType::kBF16, options);
-}
-
 // Unlimited, and for strategies of windows only a window.
 std::vector<AttentionBatch> batches_of(const std::vector<int64_t>& lengths,
-                                       AttentionHeads heads = kHeads) {
-  return {batch_of(lengths, heads), batch_of(lengths, heads, {.window = kWindow})};
+                                       AttentionHeads heads = kGpuHeads) {
+  return {gpu_batch(lengths, heads), gpu_batch(lengths, heads, {.window = kWindow})};
 }
 
 // One GPU of this rank, memory in which an output that was left out is NaN, and kernels.
@@ -95,10 +85,10 @@ class Gpus {
     for_each(batch, layouts, [&](const SoftmaxCandidate& candidate, Layout layout) {
       const AttentionResults found = run(batch, *candidate.schedule, layout);
       EXPECT_EQ(found.o_THV.dtype(), DType::kBF16);
-      expect_near(found, expected, kForwardBound, kGradientBound);
+      expect_near(found, expected, kGpuForwardBound, kGpuGradientBound);
       auto& one = of_one[candidate.strategy->name];
       if (!one.o_THV.defined()) one = run_on_one(batch, *candidate.strategy);
-      expect_near(found, one, kForwardBound, kGradientBound);
+      expect_near(found, one, kGpuForwardBound, kGpuGradientBound);
     });
   }
 
@@ -127,9 +117,9 @@ class SoftmaxOnGpus : public ::testing::Test {
 
 TEST_F(SoftmaxOnGpus, EqualsOneGpuUnderEveryMask) {
   Context host;
-  const Variable sink_logit_H = testing::random_tensor(host, {kHeads.query}, 9).to(DType::kF32);
+  const Variable sink_logit_H = testing::random_tensor(host, {kGpuHeads.query}, 9).to(DType::kF32);
   for (const AttentionOptions& options : testing::all_masks(1, sink_logit_H, 11))
-    expect_equal(batch_of(kDocuments, kHeads, options));
+    expect_equal(gpu_batch(kDocuments, kGpuHeads, options));
 }
 
 TEST_F(SoftmaxOnGpus, EqualsOneGpuForPackedDocuments) {
