@@ -60,6 +60,9 @@ NcclCommunicator::NcclCommunicator(const Group& hosts, std::string others,
   std::memcpy(id.internal, bytes.data(), bytes.size());
   gpu_->compute->handle();  // makes this GPU the current one
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  // NCCL then starts a thread for every operation, which short ones feel. But a call that blocks
+  // may never come back from a peer that is stuck: NCCL waits for room in its queues without
+  // looking whether the communicator is being aborted.
   config.blocking = 0;
   try {
     finish(ncclCommInitRankConfig(&handle_, hosts.size(), id, hosts.rank(), &config), operation);
