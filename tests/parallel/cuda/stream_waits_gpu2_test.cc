@@ -17,7 +17,7 @@ using testing::world;
 
 constexpr auto kDelay = std::chrono::milliseconds(60);
 constexpr double kDelayS = 0.06;
-constexpr double kSomeMoments = 2e-3;  // for what a test does beside its delay
+constexpr double kSomeMoments = 5e-3;  // for what a test does beside its delay
 
 class StandingStill : public ::testing::TestWithParam<TransportWish> {
  protected:
