@@ -96,6 +96,13 @@ class OpenRound {
 
 }  // namespace
 
+// Of 128K tokens, tiles take 6% off the forward of heads of 128 and nothing off that of heads of
+// 64; 3% off the backward of heads of 64, while that of heads of 128 slows down by 1%.
+CallPlanOptions CallPlanOptions::fastest(bool backward, int64_t head_size) {
+  const bool gains_early = backward ? head_size <= 64 : head_size >= 128;
+  return {.backward = backward, .longest_causal = gains_early ? 65536 : 131072};
+}
+
 CallPlan CallPlan::make(const BlockMask& mask, const CallPlanOptions& options) {
   const DiagonalShape shape = options.backward ? DiagonalShape::kSquare : DiagonalShape::kAny;
   std::vector<MaskRectangle> rectangles = tiled(mask_rectangles(mask, shape), options);

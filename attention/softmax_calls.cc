@@ -179,21 +179,24 @@ SoftmaxBlockInput input_of(const HeadRun& run, const SoftmaxBlockInput& input) {
 
 }  // namespace
 
-SoftmaxCalls::SoftmaxCalls(std::unique_ptr<const CallKernel> kernel, const CallPlanOptions& options)
-    : kernel_(std::move(kernel)), forward_(options), backward_(options) {
-  backward_.backward = true;
+CallPlanOptions SoftmaxCalls::plan_options(bool backward, const SoftmaxBlockInput& input) const {
+  CallPlanOptions options =
+      options_.value_or(CallPlanOptions::fastest(backward, input.q_THD.dim(2)));
+  options.backward = backward;
+  return options;
 }
 
 SoftmaxBlockOutput SoftmaxCalls::forward(Context& ctx, const SoftmaxBlockInput& input,
                                          const BlockMask& mask, DType o_dtype) const {
   const std::vector<HeadRun> runs = head_runs(input.kv_head);
-  if (is_whole(runs, input)) return run_forward(ctx, *kernel_, forward_, input, mask, o_dtype);
+  const CallPlanOptions options = plan_options(/*backward=*/false, input);
+  if (is_whole(runs, input)) return run_forward(ctx, *kernel_, options, input, mask, o_dtype);
   const int64_t T = input.q_THD.dim(0), H = input.q_THD.dim(1), V = input.v_SKV.dim(2);
   const SoftmaxBlockOutput all = {ctx.empty({T, H, V}, o_dtype),
                                   ctx.empty({T, H}, accumulator_dtype(input.q_THD.dtype()))};
   for (const HeadRun& run : runs) {
     const SoftmaxBlockOutput part =
-        run_forward(ctx, *kernel_, forward_, input_of(run, input), mask, o_dtype);
+        run_forward(ctx, *kernel_, options, input_of(run, input), mask, o_dtype);
     heads_of(all.o_THV, run.query).copy_from(part.o_THV);
     heads_of(all.lse_TH, run.query).copy_from(part.lse_TH);
   }
@@ -203,7 +206,8 @@ SoftmaxBlockOutput SoftmaxCalls::forward(Context& ctx, const SoftmaxBlockInput& 
 void SoftmaxCalls::backward(Context& ctx, const SoftmaxBlockInput& input, const BlockMask& mask,
                             const SoftmaxBlockBackward& gradients) const {
   const std::vector<HeadRun> runs = head_runs(input.kv_head);
-  if (is_whole(runs, input)) return run_backward(ctx, *kernel_, backward_, input, mask, gradients);
+  const CallPlanOptions options = plan_options(/*backward=*/true, input);
+  if (is_whole(runs, input)) return run_backward(ctx, *kernel_, options, input, mask, gradients);
   // Key/value heads without query heads are in no run.
   if (gradients.write_dkv) {
     gradients.dk_SKD.fill_zero();
@@ -220,7 +224,7 @@ void SoftmaxCalls::backward(Context& ctx, const SoftmaxBlockInput& input, const 
         .dv_SKV = ctx.empty(in.v_SKV.shape(), gradients.dv_SKV.dtype()),
         .write_dq = true,
         .write_dkv = true};
-    run_backward(ctx, *kernel_, backward_, in, mask, part);
+    run_backward(ctx, *kernel_, options, in, mask, part);
     auto hand_over = [&](const Tensor& into, const Tensor& from, bool write) {
       if (write)
         into.copy_from(from);

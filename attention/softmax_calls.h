@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "attention/call_plan.h"
 #include "attention/cuda/call_kernel.h"
@@ -17,9 +18,11 @@ class SoftmaxCalls final : public SoftmaxBlock {
  public:
   using SoftmaxBlock::forward;
 
-  // The plans of the backward differ from those of the forward by `options.backward` alone.
+  // Plans are made with `options` (whose `backward` is not looked at), by default with those that
+  // are fastest for the head size.
   explicit SoftmaxCalls(std::unique_ptr<const CallKernel> kernel,
-                        const CallPlanOptions& options = {});
+                        const std::optional<CallPlanOptions>& options = {})
+      : kernel_(std::move(kernel)), options_(options) {}
 
   DType output_dtype(DType dtype) const override { return dtype; }
   RowTerm row_term() const override { return RowTerm::kOutput; }
@@ -29,8 +32,10 @@ class SoftmaxCalls final : public SoftmaxBlock {
                 const SoftmaxBlockBackward& gradients) const override;
 
  private:
+  CallPlanOptions plan_options(bool backward, const SoftmaxBlockInput& input) const;
+
   std::unique_ptr<const CallKernel> kernel_;
-  CallPlanOptions forward_, backward_;
+  std::optional<CallPlanOptions> options_;
 };
 
 }  // namespace longship

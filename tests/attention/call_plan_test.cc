@@ -195,6 +195,24 @@ TEST(CallPlan, VeryLongCausalRunsAreTiles) {
   EXPECT_EQ(plan_of(plan, 0, {.longest_causal = 1000}).rounds.size(), 1u);
 }
 
+TEST(CallPlan, TilesComeAtTheLengthWhereTheyPayForTheHeadSize) {
+  const auto num_rounds = [](int64_t length, bool backward, int64_t head_size) {
+    return plan_of(SequencePlan::local({0, length}), 0,
+                   CallPlanOptions::fastest(backward, head_size))
+        .rounds.size();
+  };
+  EXPECT_EQ(num_rounds(131072, /*backward=*/false, 128), 2u);
+  EXPECT_EQ(num_rounds(131072, /*backward=*/false, 64), 1u);
+  EXPECT_EQ(num_rounds(131072, /*backward=*/true, 128), 1u);
+  EXPECT_EQ(num_rounds(131072, /*backward=*/true, 64), 4u);
+  for (int64_t head_size : {64, 128}) {
+    EXPECT_EQ(num_rounds(65536, false, head_size), 1u);
+    EXPECT_EQ(num_rounds(65536, true, head_size), 1u);
+    EXPECT_EQ(num_rounds(262144, false, head_size), 2u);
+    EXPECT_EQ(num_rounds(262144, true, head_size), 8u);
+  }
+}
+
 TEST(CallPlan, IsMadeOnceForAMask) {
   const auto plan = SequencePlan::local({0, 40, 60});
   const BlockMask mask = document_mask(plan.local_segments(), plan.local_segments(), {});

@@ -60,7 +60,7 @@ Block random_block(Context& ctx, Dice& dice, std::vector<int64_t> kv_head, DType
 
 SoftmaxCalls kernel_of(Dice& dice) {
   return SoftmaxCalls(std::make_unique<PlainCalls>(),
-                      {.longest_causal = dice.one_of({5, 1000}), .tile_rows = 3});
+                      CallPlanOptions{.longest_causal = dice.one_of({5, 1000}), .tile_rows = 3});
 }
 
 struct Gradients {
