@@ -8,6 +8,7 @@
 #include "data/tokenizer.h"
 #include "launch/agreement.h"
 #include "launch/checkpointing.h"
+#include "launch/growing_text.h"
 #include "launch/inference_config.h"
 #include "launch/job.h"
 #include "launch/layers.h"
@@ -76,15 +77,15 @@ int run_generate(const GenerateArguments& arguments) {
                                  .top_k = arguments.top_k,
                                  .top_p = arguments.top_p,
                                  .seed = arguments.seed};
-  size_t num_printed = 0;
-  for (int64_t i = 0; i <= arguments.max_tokens; ++i) {
+  GrowingText printed(*tokenizer);
+  for (int64_t i = 0;; ++i) {
+    const bool is_last = i >= arguments.max_tokens || text.back() == tokenizer->eos();
+    const std::string piece = printed.next(text, is_last);
     if (job.is_first_rank()) {
-      const std::string decoded = tokenizer->decode(text);
-      std::fwrite(decoded.data() + num_printed, 1, decoded.size() - num_printed, stdout);
+      std::fwrite(piece.data(), 1, piece.size(), stdout);
       std::fflush(stdout);
-      num_printed = decoded.size();
     }
-    if (i == arguments.max_tokens || text.back() == tokenizer->eos()) break;
+    if (is_last) break;
     text.push_back(next_token(job, model, layout_of(run), text, sampling, i));
   }
   job.say("");

@@ -107,9 +107,11 @@ void add_eval(CLI::App& app, longship::EvalArguments& arguments) {
   CLI::Option* recall = what->add_flag("--recall", arguments.recall, "Recall tasks");
   verb->add_option("--context", arguments.context, "Longest piece of a document; 0: as trained")
       ->needs(tokens)
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   verb->add_option("--max-samples", arguments.max_samples, "Evaluate so many samples; 0: all")
       ->needs(tokens)
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   verb->add_option("--tokenizer", arguments.tokenizer,
                    "\"byte\" or the SentencePiece model that the checkpoint was trained with")
@@ -146,6 +148,7 @@ void add_generate(CLI::App& app, longship::GenerateArguments& arguments) {
   verb->add_option("--tokenizer", arguments.tokenizer,
                    "SentencePiece model the tokens were made with; default: byte-level");
   verb->add_option("--max-tokens", arguments.max_tokens, "Tokens to generate")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   verb->add_option("--temperature", arguments.temperature,
                    "0 takes the likeliest token; higher is more random")
@@ -169,6 +172,7 @@ void add_inspect(CLI::App& app, longship::InspectArguments& arguments) {
   verb->add_flag("--devices", arguments.devices,
                  "List the GPUs of this machine, their memory, driver and links");
   verb->add_option("--ranks", arguments.num_ranks, "Ranks to check a configuration for")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   add_overrides(*verb, arguments.overrides, "Override a field of the configuration");
 }

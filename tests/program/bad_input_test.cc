@@ -137,6 +137,10 @@ TEST(BadInput, CheckpointsForEvalAndGenerate) {
                  2, {"model.embed_tokens.weight"});
   expect_failure(run_longship(1, "generate " + run.folder("out") + " --prompt a --top-p 2"), 2,
                  {"top_p"});
+  const ProgramResult negative =
+      run_longship(0, "generate " + run.folder("out") + " --max-tokens -1");
+  EXPECT_EQ(negative.exit_code, 2) << negative.output;
+  EXPECT_NE(negative.output.find("--max-tokens"), std::string::npos) << negative.output;
   expect_failure(run_longship(0, "inspect " + run.folder("nothing")), 7, {"nothing"});
 }
 
