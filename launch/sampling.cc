@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <span>
 #include <vector>
 
 #include "runtime/random.h"
@@ -20,12 +21,25 @@ void check(const SamplingOptions& options) {
                                       options.top_k, options.top_p)});
 }
 
+// NaN has no place in an order, and an infinity no probability.
+void check_finite_logits(std::span<const float> logits) {
+  const auto bad =
+      std::find_if(logits.begin(), logits.end(), [](float logit) { return !std::isfinite(logit); });
+  if (bad != logits.end())
+    throw Error(ErrorCode::kNonFinite,
+                {.what = "logits of the next token",
+                 .expected = "finite values",
+                 .found = fmt::format("{} for token {}", *bad, bad - logits.begin()),
+                 .next = "take an earlier checkpoint of the run"});
+}
+
 }  // namespace
 
 int32_t sample_token(const Tensor& logits_V, const SamplingOptions& options, int64_t index) {
   check(options);
   const float* logits = logits_V.data<float>();
   const int64_t vocab_size = logits_V.numel();
+  check_finite_logits({logits, static_cast<size_t>(vocab_size)});
   if (options.temperature == 0)
     return static_cast<int32_t>(std::max_element(logits, logits + vocab_size) - logits);
 

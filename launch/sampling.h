@@ -15,7 +15,8 @@ struct SamplingOptions {
 };
 
 // logits_V: fp32. `index` numbers the tokens of one generation; the choice is a pure function of
-// (logits, options, index). Throws Error(kConfig) for options out of range.
+// (logits, options, index). Throws Error(kConfig) for options out of range, Error(kNonFinite) for
+// logits that are NaN or infinite.
 int32_t sample_token(const Tensor& logits_V, const SamplingOptions& options, int64_t index);
 
 }  // namespace longship
