@@ -8,30 +8,28 @@
 #include "runtime/ops/reshape.h"
 #include "runtime/ops/rms_norm.h"
 #include "runtime/ops/split.h"
+#include "runtime/problems.h"
 
 namespace longship {
 
 std::vector<std::string> LatentMixerOptions::problems() const {
-  std::vector<std::string> found;
-  auto require = [&](bool holds, std::string problem) {
-    if (!holds) found.push_back(std::move(problem));
-  };
-  require(hidden_size > 0, fmt::format("hidden_size {} is not positive", hidden_size));
-  require(num_heads > 0, fmt::format("num_heads {} is not positive", num_heads));
-  require(q_lora_rank >= 0, fmt::format("q_lora_rank {} is negative", q_lora_rank));
-  require(kv_lora_rank > 0, fmt::format("kv_lora_rank {} is not positive", kv_lora_rank));
-  require(qk_nope_head_size > 0,
-          fmt::format("qk_nope_head_size {} is not positive", qk_nope_head_size));
-  require(qk_rope_head_size > 0 && (rope_theta == 0 || qk_rope_head_size % 2 == 0),
-          fmt::format("qk_rope_head_size {} is not a positive{} number", qk_rope_head_size,
-                      rope_theta == 0 ? "" : " even"));
-  require(v_head_size > 0, fmt::format("v_head_size {} is not positive", v_head_size));
-  require(rope_theta >= 0 && std::isfinite(rope_theta),
-          fmt::format("rope_theta {} is neither 0 nor positive", rope_theta));
-  require(norm_eps > 0, fmt::format("norm_eps {} is not positive", norm_eps));
-  require(init_std >= 0, fmt::format("init_std {} is negative", init_std));
-  require(num_layers > 0, fmt::format("num_layers {} is not positive", num_layers));
-  return found;
+  Problems problems;
+  problems.require(hidden_size > 0, "hidden_size {} is not positive", hidden_size);
+  problems.require(num_heads > 0, "num_heads {} is not positive", num_heads);
+  problems.require(q_lora_rank >= 0, "q_lora_rank {} is negative", q_lora_rank);
+  problems.require(kv_lora_rank > 0, "kv_lora_rank {} is not positive", kv_lora_rank);
+  problems.require(qk_nope_head_size > 0, "qk_nope_head_size {} is not positive",
+                   qk_nope_head_size);
+  problems.require(qk_rope_head_size > 0 && (rope_theta == 0 || qk_rope_head_size % 2 == 0),
+                   "qk_rope_head_size {} is not a positive{} number", qk_rope_head_size,
+                   rope_theta == 0 ? "" : " even");
+  problems.require(v_head_size > 0, "v_head_size {} is not positive", v_head_size);
+  problems.require(rope_theta >= 0 && std::isfinite(rope_theta),
+                   "rope_theta {} is neither 0 nor positive", rope_theta);
+  problems.require(norm_eps > 0, "norm_eps {} is not positive", norm_eps);
+  problems.require(init_std >= 0, "init_std {} is negative", init_std);
+  problems.require(num_layers > 0, "num_layers {} is not positive", num_layers);
+  return problems.take();
 }
 
 LatentMixer::LatentMixer(const LatentMixerOptions& options, const std::string& prefix,

@@ -7,34 +7,32 @@
 #include "runtime/ops/reshape.h"
 #include "runtime/ops/sigmoid_gate.h"
 #include "runtime/ops/split.h"
+#include "runtime/problems.h"
 
 namespace longship {
 
 std::vector<std::string> SoftmaxMixerOptions::problems() const {
-  std::vector<std::string> found;
-  auto require = [&](bool holds, std::string problem) {
-    if (!holds) found.push_back(std::move(problem));
-  };
-  require(hidden_size > 0, fmt::format("hidden_size {} is not positive", hidden_size));
-  require(num_heads > 0, fmt::format("num_heads {} is not positive", num_heads));
-  require(head_size > 0, fmt::format("head_size {} is not positive", head_size));
-  require(num_kv_heads > 0 && num_heads % num_kv_heads == 0,
-          fmt::format("num_kv_heads {} does not divide num_heads {}", num_kv_heads, num_heads));
-  require(qk_norm || !qk_norm_across_heads, "qk_norm_across_heads has no effect without qk_norm");
-  require(norm_eps > 0, fmt::format("norm_eps {} is not positive", norm_eps));
-  require(rope_theta >= 0 && std::isfinite(rope_theta),
-          fmt::format("rope_theta {} is neither 0 nor positive", rope_theta));
+  Problems problems;
+  problems.require(hidden_size > 0, "hidden_size {} is not positive", hidden_size);
+  problems.require(num_heads > 0, "num_heads {} is not positive", num_heads);
+  problems.require(head_size > 0, "head_size {} is not positive", head_size);
+  problems.require(num_kv_heads > 0 && num_heads % num_kv_heads == 0,
+                   "num_kv_heads {} does not divide num_heads {}", num_kv_heads, num_heads);
+  problems.require(qk_norm || !qk_norm_across_heads,
+                   "qk_norm_across_heads has no effect without qk_norm");
+  problems.require(norm_eps > 0, "norm_eps {} is not positive", norm_eps);
+  problems.require(rope_theta >= 0 && std::isfinite(rope_theta),
+                   "rope_theta {} is neither 0 nor positive", rope_theta);
   const int64_t rotated = rotary_dim == 0 ? head_size : rotary_dim;
-  require(
-      rope_theta == 0 || (rotated > 0 && rotated <= head_size && rotated % 2 == 0),
-      fmt::format("rotary_dim {} is not an even number up to head_size {}", rotated, head_size));
-  require(window >= 0, fmt::format("window {} is negative", window));
-  require(num_sink_tokens >= 0, fmt::format("num_sink_tokens {} is negative", num_sink_tokens));
-  require(num_sink_tokens <= 0 || window > 0,
-          fmt::format("num_sink_tokens {} has no effect without a window", num_sink_tokens));
-  require(init_std >= 0, fmt::format("init_std {} is negative", init_std));
-  require(num_layers > 0, fmt::format("num_layers {} is not positive", num_layers));
-  return found;
+  problems.require(rope_theta == 0 || (rotated > 0 && rotated <= head_size && rotated % 2 == 0),
+                   "rotary_dim {} is not an even number up to head_size {}", rotated, head_size);
+  problems.require(window >= 0, "window {} is negative", window);
+  problems.require(num_sink_tokens >= 0, "num_sink_tokens {} is negative", num_sink_tokens);
+  problems.require(num_sink_tokens <= 0 || window > 0,
+                   "num_sink_tokens {} has no effect without a window", num_sink_tokens);
+  problems.require(init_std >= 0, "init_std {} is negative", init_std);
+  problems.require(num_layers > 0, "num_layers {} is not positive", num_layers);
+  return problems.take();
 }
 
 SoftmaxMixer::SoftmaxMixer(const SoftmaxMixerOptions& options, const std::string& prefix,

@@ -4,6 +4,7 @@
 
 #include "launch/layers.h"
 #include "runtime/error.h"
+#include "runtime/problems.h"
 
 namespace longship {
 namespace {
@@ -15,37 +16,24 @@ bool is_extent(int64_t value) {
   return value >= 1 && value <= kLargestExtent;
 }
 
-class Problems {
- public:
-  // Each check adds one sentence when `good` is false.
-  template <class... Args>
-  void require(bool good, fmt::format_string<Args...> format, Args&&... args) {
-    if (!good) found_.push_back(fmt::format(format, std::forward<Args>(args)...));
-  }
-  void require_extent(const char* field, int64_t value) {
-    require(is_extent(value), "{} must be at least 1 (and at most 2^40), is {}", field, value);
-  }
-  void require_share(const char* field, double value, double low, double high) {
-    require(std::isfinite(value) && value >= low && value <= high,
-            "{} must lie between {} and {}, is {}", field, low, high, value);
-  }
-  void add(const std::vector<std::string>& lines) {
-    found_.insert(found_.end(), lines.begin(), lines.end());
-  }
-  std::vector<std::string> take() { return std::move(found_); }
+void require_extent(Problems& problems, const char* field, int64_t value) {
+  problems.require(is_extent(value), "{} must be at least 1 (and at most 2^40), is {}", field,
+                   value);
+}
 
- private:
-  std::vector<std::string> found_;
-};
+void require_share(Problems& problems, const char* field, double value, double low, double high) {
+  problems.require(std::isfinite(value) && value >= low && value <= high,
+                   "{} must lie between {} and {}, is {}", field, low, high, value);
+}
 
 void check_model(const config::Model& model, Problems& problems) {
   problems.require(model.vocab_size() >= 0 && model.vocab_size() <= kLargestExtent,
                    "model.vocab_size must be 0 (from the tokens) or positive, is {}",
                    model.vocab_size());
-  problems.require_extent("model.hidden_size", model.hidden_size());
-  problems.require_extent("model.intermediate_size", model.intermediate_size());
-  problems.require_share("model.norm_eps", model.norm_eps(), 0, 1);
-  problems.require_share("model.init_std", model.init_std(), 0, 10);
+  require_extent(problems, "model.hidden_size", model.hidden_size());
+  require_extent(problems, "model.intermediate_size", model.intermediate_size());
+  require_share(problems, "model.norm_eps", model.norm_eps(), 0, 1);
+  require_share(problems, "model.init_std", model.init_std(), 0, 10);
 }
 
 void resolve_ranks(config::Parallel& parallel, int num_ranks) {
@@ -90,11 +78,11 @@ void check_parallel(const config::Run& run, const ConfiguredLayers& layers, int 
 void check_training(const config::Run& run, Problems& problems) {
   const config::Train& train = run.train();
   const config::Optimizer& optim = run.optim();
-  problems.require_extent("train.steps", train.steps());
-  problems.require_extent("train.context", train.context());
-  problems.require_extent("train.global_batch", train.global_batch());
-  problems.require_extent("train.micro_batch", train.micro_batch());
-  problems.require_extent("train.loss_chunk_tokens", train.loss_chunk_tokens());
+  require_extent(problems, "train.steps", train.steps());
+  require_extent(problems, "train.context", train.context());
+  require_extent(problems, "train.global_batch", train.global_batch());
+  require_extent(problems, "train.micro_batch", train.micro_batch());
+  require_extent(problems, "train.loss_chunk_tokens", train.loss_chunk_tokens());
   problems.require(
       train.recompute_layers() >= 0 && train.recompute_layers() <= run.model().num_layers(),
       "train.recompute_layers must lie between 0 (all) and model.num_layers = {}, is {}",
@@ -111,8 +99,8 @@ void check_training(const config::Run& run, Problems& problems) {
                    optim.beta2());
   problems.require(std::isfinite(optim.eps()) && optim.eps() > 0,
                    "optim.eps must be positive, is {}", optim.eps());
-  problems.require_share("optim.weight_decay", optim.weight_decay(), 0, 100);
-  problems.require_share("optim.min_ratio", optim.min_ratio(), 0, 1);
+  require_share(problems, "optim.weight_decay", optim.weight_decay(), 0, 100);
+  require_share(problems, "optim.min_ratio", optim.min_ratio(), 0, 1);
   problems.require(std::isfinite(optim.clip_norm()) && optim.clip_norm() >= 0,
                    "optim.clip_norm must be 0 (off) or positive, is {}", optim.clip_norm());
   problems.require(optim.warmup_steps() >= 0 && optim.warmup_steps() <= kLargestExtent,

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "runtime/error.h"
+#include "runtime/problems.h"
 
 namespace longship {
 namespace {
@@ -97,6 +98,97 @@ double alibi_slope(int64_t head, int64_t num_heads) {
                       : std::exp2(-step * (static_cast<double>(head - below) + 0.5));
 }
 
+bool is_rank(int64_t rank) {
+  return rank >= 0 || rank == LinearMixerOptions::kRankOfHead;
+}
+
+void check_sizes(const LinearMixerOptions& o, Problems& problems) {
+  const auto families = linear_families();
+  problems.require(
+      std::any_of(families.begin(), families.end(),
+                  [&](const LinearFamily& family) { return family.name == o.backend; }),
+      "backend `{}` is not of the linear family", o.backend);
+  problems.require(o.hidden_size > 0, "hidden_size {} is not positive", o.hidden_size);
+  problems.require(o.num_heads > 0, "num_heads {} is not positive", o.num_heads);
+  problems.require(o.key_heads() > 0 && o.num_heads % o.key_heads() == 0,
+                   "num_key_heads {} does not divide num_heads {}", o.key_heads(), o.num_heads);
+  problems.require(o.key_size > 0, "key_size {} is not positive", o.key_size);
+  problems.require(o.value_size > 0, "value_size {} is not positive", o.value_size);
+}
+
+void check_queries_and_keys(const LinearMixerOptions& o, Problems& problems) {
+  problems.require(o.conv_size >= 0 && o.conv_size <= 16, "conv_size {} is not between 0 and 16",
+                   o.conv_size);
+  problems.require(!o.conv_bias || o.conv_size > 0, "conv_bias without a convolution");
+  problems.require(o.rope_theta >= 0 && std::isfinite(o.rope_theta),
+                   "rope_theta {} is neither 0 nor positive", o.rope_theta);
+  const int64_t rotated = o.rotary_dim == 0 ? o.key_size : o.rotary_dim;
+  problems.require(o.rope_theta == 0 || (rotated > 0 && rotated <= o.key_size && rotated % 2 == 0),
+                   "rotary_dim {} is not an even number up to key_size {}", rotated, o.key_size);
+  problems.require(
+      !o.normalized || (o.taylor_map && o.gate == GateLaw::kNone && !o.delta_rule),
+      "normalized needs taylor_map, whose weights are positive, without decay and delta rule");
+  problems.require(o.scale >= 0 && std::isfinite(o.scale), "scale {} is neither 0 nor positive",
+                   o.scale);
+}
+
+void check_gate(const LinearMixerOptions& o, Problems& problems) {
+  problems.require(!o.gate_per_key || (o.gate != GateLaw::kNone && o.gate != GateLaw::kConstant),
+                   "gate_per_key without a learned gate");
+  problems.require(!(o.gate_per_key && o.taylor_map),
+                   "gate_per_key cannot follow the features of taylor_map");
+  problems.require(is_rank(o.gate_rank), "gate_rank {} is negative", o.gate_rank);
+  problems.require(
+      o.gate != GateLaw::kLogSigmoid || (o.gate_normalizer > 0 && std::isfinite(o.gate_normalizer)),
+      "gate_normalizer {} is not positive", o.gate_normalizer);
+  problems.require(
+      o.gate != GateLaw::kBounded || (o.gate_lower_bound < 0 && std::isfinite(o.gate_lower_bound)),
+      "gate_lower_bound {} is not negative", o.gate_lower_bound);
+  problems.require(
+      o.rate_low >= 0 && o.rate_high >= o.rate_low && o.rate_high > 0 && std::isfinite(o.rate_high),
+      "rates from {} to {} are no range of positive numbers", o.rate_low, o.rate_high);
+}
+
+// Keys are what the gate forgets.
+void check_forget_gate(const LinearMixerOptions& o, Problems& problems) {
+  problems.require(o.forget_floor == -1 || (o.forget_floor >= 0 && o.forget_floor < 1),
+                   "forget_floor {} is neither -1 nor in [0, 1)", o.forget_floor);
+  problems.require(o.gate_per_key, "keys tied to the forget gate need gate_per_key");
+  problems.require(o.key_heads() == o.num_heads,
+                   "keys tied to the forget gate need as many key heads as heads, not {}",
+                   o.key_heads());
+  problems.require(o.qk_norm == QkNorm::kNone && o.rope_theta == 0,
+                   "keys tied to the forget gate take neither qk_norm nor RoPE");
+}
+
+void check_values(const LinearMixerOptions& o, Problems& problems) {
+  problems.require(o.max_beta > 0 && o.max_beta <= 2, "max_beta {} is not in (0, 2]", o.max_beta);
+  problems.require(!o.step_size || (o.gate == GateLaw::kSoftplus && !o.gate_per_key),
+                   "step_size needs the softplus gate per head");
+  problems.require(o.step_low >= 0 && std::isfinite(o.step_low) && o.step_high >= 0 &&
+                       std::isfinite(o.step_high) && (o.step_high == 0 || o.step_high > o.step_low),
+                   "steps from {} to {} are no range of positive numbers", o.step_low, o.step_high);
+  problems.require(o.step_size || (o.step_low == 0 && o.step_high == 0),
+                   "step_low and step_high have no effect without step_size");
+}
+
+void check_output(const LinearMixerOptions& o, Problems& problems) {
+  problems.require(o.norm_eps > 0, "norm_eps {} is not positive", o.norm_eps);
+  problems.require(is_rank(o.output_gate_rank), "output_gate_rank {} is negative",
+                   o.output_gate_rank);
+  const bool is_gated = o.output_gate != OutputGate::kNone;
+  problems.require(is_gated || o.norm_before_gate, "a norm after the gate needs an output gate");
+  problems.require(is_gated || o.output_norm != OutputNorm::kGroup,
+                   "a norm by groups needs an output gate");
+}
+
+void check_layer(const LinearMixerOptions& o, Problems& problems) {
+  problems.require(o.init_std >= 0, "init_std {} is negative", o.init_std);
+  problems.require(o.num_layers > 0, "num_layers {} is not positive", o.num_layers);
+  problems.require(o.layer_index >= 0 && o.layer_index < o.num_layers,
+                   "layer_index {} is not below num_layers {}", o.layer_index, o.num_layers);
+}
+
 }  // namespace
 
 std::span<const LinearFamily> linear_families() {
@@ -116,75 +208,15 @@ LinearMixerOptions LinearMixerOptions::for_backend(std::string_view name) {
 }
 
 std::vector<std::string> LinearMixerOptions::problems() const {
-  std::vector<std::string> found;
-  auto require = [&](bool holds, std::string problem) {
-    if (!holds) found.push_back(std::move(problem));
-  };
-  auto is_rank = [](int64_t rank) { return rank >= 0 || rank == kRankOfHead; };
-  const auto families = linear_families();
-  require(std::any_of(families.begin(), families.end(),
-                      [&](const LinearFamily& family) { return family.name == backend; }),
-          fmt::format("backend `{}` is not of the linear family", backend));
-  require(hidden_size > 0, fmt::format("hidden_size {} is not positive", hidden_size));
-  require(num_heads > 0, fmt::format("num_heads {} is not positive", num_heads));
-  require(key_heads() > 0 && num_heads % key_heads() == 0,
-          fmt::format("num_key_heads {} does not divide num_heads {}", key_heads(), num_heads));
-  require(key_size > 0, fmt::format("key_size {} is not positive", key_size));
-  require(value_size > 0, fmt::format("value_size {} is not positive", value_size));
-
-  require(conv_size >= 0 && conv_size <= 16,
-          fmt::format("conv_size {} is not between 0 and 16", conv_size));
-  require(!conv_bias || conv_size > 0, "conv_bias without a convolution");
-  require(rope_theta >= 0 && std::isfinite(rope_theta),
-          fmt::format("rope_theta {} is neither 0 nor positive", rope_theta));
-  const int64_t rotated = rotary_dim == 0 ? key_size : rotary_dim;
-  require(rope_theta == 0 || (rotated > 0 && rotated <= key_size && rotated % 2 == 0),
-          fmt::format("rotary_dim {} is not an even number up to key_size {}", rotated, key_size));
-  require(!normalized || (taylor_map && gate == GateLaw::kNone && !delta_rule),
-          "normalized needs taylor_map, whose weights are positive, without decay and delta rule");
-  require(scale >= 0 && std::isfinite(scale),
-          fmt::format("scale {} is neither 0 nor positive", scale));
-
-  require(!gate_per_key || (gate != GateLaw::kNone && gate != GateLaw::kConstant),
-          "gate_per_key without a learned gate");
-  require(!(gate_per_key && taylor_map), "gate_per_key cannot follow the features of taylor_map");
-  require(is_rank(gate_rank), fmt::format("gate_rank {} is negative", gate_rank));
-  require(gate != GateLaw::kLogSigmoid || (gate_normalizer > 0 && std::isfinite(gate_normalizer)),
-          fmt::format("gate_normalizer {} is not positive", gate_normalizer));
-  require(gate != GateLaw::kBounded || (gate_lower_bound < 0 && std::isfinite(gate_lower_bound)),
-          fmt::format("gate_lower_bound {} is not negative", gate_lower_bound));
-  require(rate_low >= 0 && rate_high >= rate_low && rate_high > 0 && std::isfinite(rate_high),
-          fmt::format("rates from {} to {} are no range of positive numbers", rate_low, rate_high));
-  if (gate == GateLaw::kForget) {
-    require(forget_floor == -1 || (forget_floor >= 0 && forget_floor < 1),
-            fmt::format("forget_floor {} is neither -1 nor in [0, 1)", forget_floor));
-    require(gate_per_key, "keys tied to the forget gate need gate_per_key");
-    require(key_heads() == num_heads,
-            fmt::format("keys tied to the forget gate need as many key heads as heads, not {}",
-                        key_heads()));
-    require(qk_norm == QkNorm::kNone && rope_theta == 0,
-            "keys tied to the forget gate take neither qk_norm nor RoPE");
-  }
-  require(max_beta > 0 && max_beta <= 2, fmt::format("max_beta {} is not in (0, 2]", max_beta));
-  require(!step_size || (gate == GateLaw::kSoftplus && !gate_per_key),
-          "step_size needs the softplus gate per head");
-  require(step_low >= 0 && std::isfinite(step_low) && step_high >= 0 && std::isfinite(step_high) &&
-              (step_high == 0 || step_high > step_low),
-          fmt::format("steps from {} to {} are no range of positive numbers", step_low, step_high));
-  require(step_size || (step_low == 0 && step_high == 0),
-          "step_low and step_high have no effect without step_size");
-
-  require(norm_eps > 0, fmt::format("norm_eps {} is not positive", norm_eps));
-  require(is_rank(output_gate_rank),
-          fmt::format("output_gate_rank {} is negative", output_gate_rank));
-  const bool is_gated = output_gate != OutputGate::kNone;
-  require(is_gated || norm_before_gate, "a norm after the gate needs an output gate");
-  require(is_gated || output_norm != OutputNorm::kGroup, "a norm by groups needs an output gate");
-  require(init_std >= 0, fmt::format("init_std {} is negative", init_std));
-  require(num_layers > 0, fmt::format("num_layers {} is not positive", num_layers));
-  require(layer_index >= 0 && layer_index < num_layers,
-          fmt::format("layer_index {} is not below num_layers {}", layer_index, num_layers));
-  return found;
+  Problems found;
+  check_sizes(*this, found);
+  check_queries_and_keys(*this, found);
+  check_gate(*this, found);
+  if (gate == GateLaw::kForget) check_forget_gate(*this, found);
+  check_values(*this, found);
+  check_output(*this, found);
+  check_layer(*this, found);
+  return found.take();
 }
 
 double LinearMixerOptions::kernel_scale() const {
