@@ -10,6 +10,7 @@
 #include "runtime/random.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/gradient_check.h"
+#include "tests/support/leaf_gradients.h"
 #include "tests/support/op_check.h"
 
 namespace longship {
@@ -185,27 +186,10 @@ TEST(Transformer, StartsAsLlamaDoes) {
 
 void expect_central_differences(Model& model) {
   model.loss_and_gradients();
-  for (Parameter& parameter : model.parameters.all()) {
-    ASSERT_TRUE(parameter.variable.gradient()->defined()) << parameter.name;
-    const Tensor gradient = parameter.variable.gradient()->sum();
-    double* values = parameter.variable.value().data<double>();
-    const int64_t count = gradient.numel(), probes = std::min<int64_t>(count, 12);
-    double largest = 0;
-    for (int64_t probe = 0; probe < probes; ++probe) {
-      const int64_t i = count * probe / probes;
-      const double kept = values[i], step = 1e-5;
-      values[i] = kept + step;
-      const double above = model.loss();
-      values[i] = kept - step;
-      const double below = model.loss();
-      values[i] = kept;
-      const double numeric = (above - below) / (2 * step);
-      EXPECT_NEAR(gradient.data<double>()[i], numeric, 1e-6 * std::max(1.0, std::abs(numeric)))
-          << parameter.name << " element " << i;
-      largest = std::max(largest, std::abs(numeric));
-    }
-    EXPECT_GT(largest, 1e-3) << parameter.name << " has no effect in this test";
-  }
+  std::vector<std::pair<std::string, Variable>> leaves;
+  for (const Parameter& parameter : model.parameters.all())
+    leaves.emplace_back(parameter.name, parameter.variable);
+  testing::check_leaf_gradients(leaves, [&] { return model.loss(); });
 }
 
 TEST(Transformer, GradientsEqualCentralDifferences) {

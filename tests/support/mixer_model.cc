@@ -2,9 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-
 #include "tests/support/gradient_check.h"
+#include "tests/support/leaf_gradients.h"
 #include "tests/support/op_check.h"
 #include "tests/support/whole_batch.h"
 
@@ -80,31 +79,9 @@ MixerResults whole_results(MixerModel& model, const Group& sp) {
 }
 
 void check_mixer_gradients(MixerModel& model, std::string_view without_effect) {
-  constexpr int64_t kMaxProbes = 15;
   model.forward_and_backward();
-  for (const auto& [name, leaf] : model.leaves()) {
-    ASSERT_TRUE(leaf.gradient()->defined()) << name;
-    const Tensor gradient = leaf.gradient()->sum();
-    double* values = leaf.value().data<double>();
-    const int64_t count = gradient.numel(), probes = std::min(count, kMaxProbes);
-    double largest = 0;
-    for (int64_t probe = 0; probe < probes; ++probe) {
-      const int64_t i = count * probe / probes;
-      const double kept = values[i], step = 1e-5;
-      values[i] = kept + step;
-      const double above = model.loss();
-      values[i] = kept - step;
-      const double below = model.loss();
-      values[i] = kept;
-      const double numeric = (above - below) / (2 * step);
-      EXPECT_NEAR(gradient.data<double>()[i], numeric, 1e-6 * std::max(1.0, std::abs(numeric)))
-          << name << " element " << i;
-      largest = std::max(largest, std::abs(numeric));
-    }
-    if (name != without_effect) {
-      EXPECT_GT(largest, 1e-4) << name << " has no effect";
-    }
-  }
+  check_leaf_gradients(
+      model.leaves(), [&] { return model.loss(); }, without_effect);
 }
 
 void check_mixer_precision(const MakeMixerModel& make, DType dtype, double bound,

@@ -48,8 +48,7 @@ using MixerResults = std::vector<std::pair<std::string, Tensor>>;
 // parameters are summed over ranks. Collective.
 MixerResults whole_results(MixerModel& model, const Group& sp);
 
-// Compares the gradient of every leaf with central differences, in fp64 on one rank, at up to 15
-// elements of each, and requires that every leaf but `without_effect` has an effect.
+// check_leaf_gradients() of a forward and backward in fp64 on one rank.
 void check_mixer_gradients(MixerModel& model, std::string_view without_effect = {});
 
 using MakeMixerModel = std::function<MixerModel(DType dtype, int num_threads)>;
