@@ -21,6 +21,7 @@ using testing::AttentionResults;
 using testing::bytes_with_rounding;
 using testing::expect_equal_to_definition;
 using testing::expect_reach_of_tokens;
+using testing::mask_text;
 using testing::NaiveSoftmax;
 using testing::NotingSoftmax;
 using testing::packed_batches;
@@ -107,9 +108,8 @@ TEST(Halo, EqualsTheWholeBatchForEveryMask) {
   for (Layout layout : kLayouts)
     for (const AttentionOptions& options : masks(ctx, 6))
       for (const auto& cu_seqlens : packed_batches()) {
-        SCOPED_TRACE(fmt::format("{}, window {}, {} sink tokens, anchor {}, causal {}, {}",
-                                 layout_name(layout), options.window, options.num_sink_tokens,
-                                 options.anchor, options.causal, fmt::join(cu_seqlens, ",")));
+        SCOPED_TRACE(fmt::format("{}, {}, cu_seqlens {}", layout_name(layout), mask_text(options),
+                                 fmt::join(cu_seqlens, ",")));
         const AttentionBatch batch = random_batch(ctx, cu_seqlens, {6, 3}, DType::kF64, options);
         expect_equal_to_definition(ctx, batch, run(ctx, batch, layout), 1e-13, 1e-13);
       }

@@ -23,6 +23,7 @@ using testing::AttentionHeads;
 using testing::AttentionResults;
 using testing::bytes_with_rounding;
 using testing::expect_equal_to_definition;
+using testing::mask_text;
 using testing::NaiveSoftmax;
 using testing::NotingSoftmax;
 using testing::packed_batches;
@@ -93,9 +94,8 @@ TEST(Lightseq, EqualsTheWholeBatchWithSinksAndAnchor) {
         .anchor = true,
         .sink_logit_H = sink_logit_H}})
     for (const auto& cu_seqlens : packed_batches()) {
-      SCOPED_TRACE(fmt::format("window {}, {} sink tokens, anchor {}, cu_seqlens {}",
-                               options.window, options.num_sink_tokens, options.anchor,
-                               fmt::join(cu_seqlens, ",")));
+      SCOPED_TRACE(
+          fmt::format("{}, cu_seqlens {}", mask_text(options), fmt::join(cu_seqlens, ",")));
       const AttentionBatch batch = random_batch(ctx, cu_seqlens, {6, 3}, DType::kF64, options);
       expect_equal_to_definition(ctx, batch, run(ctx, batch), 1e-13, 1e-13);
     }

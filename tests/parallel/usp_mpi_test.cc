@@ -20,6 +20,7 @@ using testing::AttentionBatch;
 using testing::AttentionHeads;
 using testing::AttentionResults;
 using testing::expect_equal_to_definition;
+using testing::mask_text;
 using testing::NaiveSoftmax;
 using testing::packed_batches;
 using testing::plan_of;
@@ -107,9 +108,7 @@ TEST(Usp, EqualsTheWholeBatchUnderEveryMask) {
         .sink_logit_H = sink_logit_H}})
     for_each_case([&](const SoftmaxSchedule& schedule, Layout layout,
                       const std::vector<int64_t>& cu_seqlens) {
-      SCOPED_TRACE(fmt::format("window {}, causal {}, {} sink tokens, anchor {}, sink logit {}",
-                               options.window, options.causal, options.num_sink_tokens,
-                               options.anchor, options.sink_logit_H.value().defined()));
+      SCOPED_TRACE(mask_text(options));
       const AttentionBatch batch = random_batch(ctx, cu_seqlens, {6, 3}, DType::kF64, options);
       expect_equal_to_definition(
           ctx, batch, run(ctx, batch, schedule, plan_of(batch, layout, world()), world()), 1e-13,
