@@ -13,7 +13,10 @@
 #include "runtime/gpu.h"
 
 namespace longship {
+namespace {
 
+// Threads one of `local_ranks` ranks on this host should compute with: OMP_NUM_THREADS if set; the
+// cores it is bound to, if it is bound; else an equal share of the host.
 int threads_per_rank(int local_ranks) {
   if (std::getenv("OMP_NUM_THREADS") != nullptr) return std::max(1, omp_get_max_threads());
   const int host_cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -24,6 +27,8 @@ int threads_per_rank(int local_ranks) {
   const bool is_bound = bound_cores < host_cores;
   return is_bound ? bound_cores : std::max(1, host_cores / std::max(1, local_ranks));
 }
+
+}  // namespace
 
 Job::Job(double timeout_s) : mpi(MpiRuntime::Options{.timeout_s = timeout_s}), world(mpi.world()) {
   ctx.num_threads = threads_per_rank(mpi.local_size());

@@ -35,8 +35,4 @@ struct Job {
   void use_gpu(double timeout_s = 600);
 };
 
-// Threads one of `local_ranks` ranks on this host should compute with: OMP_NUM_THREADS if set; the
-// cores it is bound to, if it is bound; else an equal share of the host.
-int threads_per_rank(int local_ranks);
-
 }  // namespace longship

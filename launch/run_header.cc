@@ -6,7 +6,6 @@
 #include "runtime/telemetry/progress_line.h"
 
 namespace longship {
-
 namespace {
 
 std::string recomputation(const config::Train& train) {

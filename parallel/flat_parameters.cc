@@ -86,7 +86,10 @@ void FlatParameters::begin_update() {
 }
 
 void FlatParameters::finish_gather() {
-  is_stale_ ? begin_update() : begin_gather();
+  if (is_stale_)
+    begin_update();
+  else
+    begin_gather();
   gather_.wait();
   gather_ = Work();
   if (is_lent_) return;
