@@ -11,7 +11,6 @@
 // Bytes are counted under `label` and, in the backward, `label` + ".grad".
 #pragma once
 
-#include <span>
 #include <string>
 #include <vector>
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <string>
 
 #include "parallel/group_backend.h"
 #include "parallel/mpi_engine.h"

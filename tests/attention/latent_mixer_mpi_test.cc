@@ -2,8 +2,6 @@
 // ranks: 1 2 3 4 8
 #include <gtest/gtest.h>
 
-#include <algorithm>
-
 #include "attention/latent_mixer.h"
 #include "attention/softmax_cpu.h"
 #include "parallel/visible_rows.h"

@@ -4,8 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
-
 #include "runtime/random.h"
 #include "tests/support/mpi_main.h"
 

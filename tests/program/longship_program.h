@@ -1,7 +1,6 @@
 // Runs the built `longship` as its users do, with and without mpirun.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 

@@ -4,9 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <exception>
 #include <optional>
-#include <string>
 
 #include "parallel/mpi_runtime.h"
 #include "runtime/cuda/device_info.h"

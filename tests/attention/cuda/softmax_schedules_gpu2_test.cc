@@ -3,7 +3,6 @@
 // ranks: 2 4
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <map>
 #include <span>
 
