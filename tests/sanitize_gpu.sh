@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # sanitize_gpu.sh [BUILD_FOLDER [GTEST_FILTER]]: runs gpu_tests under NVIDIA's compute-sanitizer, in
 # $SHARDS shards side by side on one GPU. The exit code is 0 if all of $TOOLS find nothing and all
-# tests pass. memcheck watches every kernel, those of cuBLAS and cuDNN too; the other tools, which
-# take longer, watch those that have "longship" in their name: ours.
+# tests pass. memcheck and initcheck watch every kernel, those of cuBLAS and cuDNN too (else what
+# these write would count as not initialised); racecheck and synccheck watch those that have
+# "longship" in their name: ours. racecheck leaves out tests with matrix products: it ends with an
+# internal error of its own when a kernel of cuBLAS runs.
 set -euo pipefail
 
 build=$(realpath "${1:-build}")
@@ -11,16 +13,18 @@ shards=${SHARDS:-8}
 read -ra tools <<< "${TOOLS:-memcheck racecheck initcheck synccheck}"
 # These start programs of their own, need streams that run side by side, or take minutes.
 skipped="ProgramOnGpu.*:StreamOnGpu.*:CudnnAttention.EqualsPlainLoopsFor*:TrainingOnGpu.FollowsTheCpu*"
+products="MatmulOnGpu.*:LinearOnGpu.*:LinearCrossEntropyOnGpu.*:TokenCrossEntropyOnGpu.*:TrainingOnGpu.*"
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
 run_shard() {
-  local tool=$1 shard=$2 options=(--port $((49152 + 64 * $2)))
-  [ "$tool" = memcheck ] || options+=(--kernel-name kns=longship)
+  local tool=$1 shard=$2 left_out=$skipped options=(--port $((49152 + 64 * $2)))
+  case $tool in racecheck | synccheck) options+=(--kernel-name kns=longship) ;; esac
+  [ "$tool" = racecheck ] && left_out+=:$products
   GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard OMP_NUM_THREADS=1 \
     compute-sanitizer --tool "$tool" "${options[@]}" --error-exitcode 99 --print-limit 10 \
     --report-api-errors no --require-cuda-init no \
-    "$build/tests/gpu_tests" --gtest_filter="$filter-$skipped" &> "$logs/$tool.$shard"
+    "$build/tests/gpu_tests" --gtest_filter="$filter-$left_out" &> "$logs/$tool.$shard"
 }
 
 failed=0
