@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -18,7 +19,8 @@ struct RateScale {
   std::string unit, json_unit;    // "GB/s", "gb_per_s"
   double in_unit = 0;             // 1e9
   std::string bound, json_share;  // "of copy", "share_of_copy"
-  double highest = 0;             // a second; 0 = not known
+  // A second, for an amount; 0 = not known.
+  std::function<double(double amount)> highest = {};
 };
 
 // Prints a line a case, or with `json` an object.
@@ -32,7 +34,8 @@ class RateReport {
   // `amount` of bytes or operations.
   void add(const std::string& name, double ms, double amount) const {
     const double per_second = 1e3 * amount / ms;
-    const double share = scale_.highest > 0 ? per_second / scale_.highest : 0;
+    const double highest = scale_.highest(amount);
+    const double share = highest > 0 ? per_second / highest : 0;
     if (json_) {
       const nlohmann::json line = {{"case", name},
                                    {"ms", ms},
@@ -54,12 +57,13 @@ class RateReport {
 
 // Operations, against the rate in bf16 of the data sheet of the GPU of `ctx`.
 inline RateReport flops_report(const Context& ctx, bool json) {
+  const double peak = device_peaks(ctx).bf16_flops;
   return RateReport({.unit = "TFLOP/s",
                      .json_unit = "tflop_per_s",
                      .in_unit = 1e12,
                      .bound = "of peak",
                      .json_share = "share_of_peak",
-                     .highest = device_peaks(ctx).bf16_flops},
+                     .highest = [peak](double) { return peak; }},
                     json);
 }
 
