@@ -20,7 +20,7 @@ MAY_INCLUDE = {
 }
 
 CPP = (".h", ".cc", ".cu", ".cuh", ".proto")
-MAX_LINES = 700
+MAX_LINES = 450
 COUNTED = CPP + (".py", ".sh", ".cmake", ".md", "CMakeLists.txt")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"|^\s*import\s+(?:public\s+)?"([^"]+)"\s*;')
