@@ -201,6 +201,52 @@ Message* find_element(Message& message, const FieldDescriptor& field, const std:
                .found = fmt::format("`{}`", name)});
 }
 
+// A field of a message.
+struct FieldPlace {
+  Message* message;
+  const FieldDescriptor* field;
+};
+
+// The field at the path of an `assignment`; makes the sections on the way to it.
+FieldPlace find_field(config::Run& run, const std::string& path, const std::string& assignment) {
+  Message* message = &run;
+  std::istringstream parts(path);
+  std::string name;
+  const FieldDescriptor* field = nullptr;
+  std::string walked;
+  while (std::getline(parts, name, '.')) {
+    if (field != nullptr) {
+      if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE)
+        throw Error(ErrorCode::kConfig, {.what = fmt::format("--set {}", assignment),
+                                         .expected = fmt::format("a path that ends at {}", walked),
+                                         .found = fmt::format("{} below it", name)});
+      if (field->is_repeated()) {
+        message = find_element(*message, *field, name, assignment);
+        field = nullptr;
+        walked += "." + name;
+        continue;
+      }
+      message = message->GetReflection()->MutableMessage(message, field);
+    }
+    field = message->GetDescriptor()->FindFieldByName(name);
+    if (field == nullptr)
+      throw Error(
+          ErrorCode::kConfig,
+          {.what = fmt::format("--set {}", assignment),
+           .expected = fmt::format("one of: {}", field_names(*message->GetDescriptor())),
+           .found = fmt::format("no field `{}`{}", name, walked.empty() ? "" : " in " + walked)});
+    walked += (walked.empty() ? "" : ".") + name;
+  }
+  if (field == nullptr || field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE)
+    throw Error(
+        ErrorCode::kConfig,
+        {.what = fmt::format("--set {}", assignment),
+         .expected = fmt::format("a field inside `{}`", walked),
+         .next = fmt::format("one of: {}", field_names(field ? *field->message_type()
+                                                             : *message->GetDescriptor()))});
+  return {message, field};
+}
+
 }  // namespace
 
 config::Run parse_config(std::string_view text, const std::string& origin,
@@ -237,41 +283,7 @@ void apply_override(config::Run& run, const std::string& assignment) {
                                      .next = "for example --set train.steps=200"});
   const std::string path = assignment.substr(0, equals);
   const std::string value = assignment.substr(equals + 1);
-  Message* message = &run;
-  std::istringstream parts(path);
-  std::string name;
-  const FieldDescriptor* field = nullptr;
-  std::string walked;
-  while (std::getline(parts, name, '.')) {
-    if (field != nullptr) {
-      if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE)
-        throw Error(ErrorCode::kConfig, {.what = fmt::format("--set {}", assignment),
-                                         .expected = fmt::format("a path that ends at {}", walked),
-                                         .found = fmt::format("{} below it", name)});
-      if (field->is_repeated()) {
-        message = find_element(*message, *field, name, assignment);
-        field = nullptr;
-        walked += "." + name;
-        continue;
-      }
-      message = message->GetReflection()->MutableMessage(message, field);
-    }
-    field = message->GetDescriptor()->FindFieldByName(name);
-    if (field == nullptr)
-      throw Error(
-          ErrorCode::kConfig,
-          {.what = fmt::format("--set {}", assignment),
-           .expected = fmt::format("one of: {}", field_names(*message->GetDescriptor())),
-           .found = fmt::format("no field `{}`{}", name, walked.empty() ? "" : " in " + walked)});
-    walked += (walked.empty() ? "" : ".") + name;
-  }
-  if (field == nullptr || field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE)
-    throw Error(
-        ErrorCode::kConfig,
-        {.what = fmt::format("--set {}", assignment),
-         .expected = fmt::format("a field inside `{}`", walked),
-         .next = fmt::format("one of: {}", field_names(field ? *field->message_type()
-                                                             : *message->GetDescriptor()))});
+  const auto [message, field] = find_field(run, path, assignment);
   const bool is_text = field->cpp_type() == FieldDescriptor::CPPTYPE_STRING;
   std::unique_ptr<Message> parsed(message->New());
   ParseErrors errors("--set");
