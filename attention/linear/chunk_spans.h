@@ -57,6 +57,14 @@ class ChunkSpans {
     const int64_t row = table_.entered_before(span);
     return state_in(entering_, (keeps_states_ ? row : row % 2) * problem_.num_heads + head);
   }
+  // The state in which a part begins: these columns of it.
+  void load_entering(const SpanPart& part, int64_t span, int64_t head, const StateColumns& columns,
+                     const Matrix& state) const {
+    if (part.is_first)
+      load_state(problem_, states_NHKV_, part.segment, head, state, columns.first);
+    else
+      state.copy_from(entering(span, head).column_range(columns.first, columns.count));
+  }
   // Calls f(part, head, columns) in parallel for the parts of a span and heads from `first_head`.
   template <class F>
   void for_each_part(const Context& ctx, int64_t span, int64_t first_head, F&& f) const {
@@ -106,21 +114,19 @@ void ChunkSpans<A>::forward(const Context& ctx, Advance&& advance, Visit&& visit
   for (int64_t first_head = 0; first_head < problem_.num_heads;
        first_head += table_.heads_at_once())
     for (int64_t span = 0; span < table_.num_spans(); ++span) {
-      for_each_part(
-          ctx, span, first_head,
-          [&](const SpanPart& part, int64_t head, const StateColumns& columns) {
-            auto of = [&](const Matrix& x) { return x.column_range(columns.first, columns.count); };
-            const Matrix state(scratch.part(0), problem_.key_size, columns.count);
-            if (part.is_first)
-              load_state(problem_, states_NHKV_, part.segment, head, state, columns.first);
-            else
-              state.copy_from(of(entering(span, head)));
-            for (int64_t c = part.begin; c < part.end; ++c) {
-              of(state_in(states, slot(c, head))).copy_from(state);
-              advance(c, head, columns, state);
-            }
-            if (!part.is_last) of(entering(span + 1, head)).copy_from(state);
-          });
+      for_each_part(ctx, span, first_head,
+                    [&](const SpanPart& part, int64_t head, const StateColumns& columns) {
+                      auto of = [&](const Matrix& x) {
+                        return x.column_range(columns.first, columns.count);
+                      };
+                      const Matrix state(scratch.part(0), problem_.key_size, columns.count);
+                      load_entering(part, span, head, columns, state);
+                      for (int64_t c = part.begin; c < part.end; ++c) {
+                        of(state_in(states, slot(c, head))).copy_from(state);
+                        advance(c, head, columns, state);
+                      }
+                      if (!part.is_last) of(entering(span + 1, head)).copy_from(state);
+                    });
       for_each_chunk(ctx, span, first_head, [&](int64_t c, int64_t head) {
         visit(c, head, state_in(states, slot(c, head)));
       });
@@ -144,10 +150,7 @@ void ChunkSpans<A>::backward(const Context& ctx, const Tensor& grad_states_NHKV,
             auto of = [&](const Matrix& x) { return x.column_range(columns.first, columns.count); };
             const Matrix state(scratch.part(0), problem_.key_size, columns.count);
             if (keeps_states_) {
-              if (part.is_first)
-                load_state(problem_, states_NHKV_, part.segment, head, state, columns.first);
-              else
-                state.copy_from(of(entering(span, head)));
+              load_entering(part, span, head, columns, state);
               for (int64_t c = part.begin; c < part.end; ++c) {
                 of(state_in(states, slot(c, head))).copy_from(state);
                 if (c + 1 < part.end) advance(c, head, columns, state);
