@@ -4,6 +4,7 @@
 #include "runtime/cuda/cuda_copy.h"
 #include "runtime/cuda/device_info.h"
 #include "runtime/cuda/gemm.h"
+#include "runtime/cuda/graph.h"
 #include "runtime/cuda/no_cuda.h"
 #include "runtime/cuda/stream.h"
 
@@ -38,6 +39,14 @@ double Event::milliseconds_since(const Event&) const {
   refuse_without_cuda("a time");
 }
 void Event::Destroy::operator()(EventHandle) const {}
+
+Graph::Graph(const Stream&, const std::function<void()>&) {
+  refuse_without_cuda("a graph");
+}
+void Graph::launch(const Stream&) const {
+  refuse_without_cuda("a graph");
+}
+void Graph::Destroy::operator()(GraphHandle) const {}
 
 std::unique_ptr<BlockSource> device_blocks(std::shared_ptr<const Stream>) {
   refuse_without_cuda("memory");
