@@ -14,12 +14,15 @@ Tensor Gradient::converted(const Tensor& contribution) const {
 
 void Gradient::add(Context& ctx, Tensor contribution) {
   contribution = converted(contribution);
-  if (!sum().defined()) {
+  if (!sum().defined() && !keeps_place_) {
     sum_ = std::move(contribution);
     return;
   }
   const Update update = begin_update(ctx);
-  add_elements(ctx, update.before, contribution, update.after);
+  if (update.before.defined())
+    add_elements(ctx, update.before, contribution, update.after);
+  else
+    update.after.copy_from(contribution);
 }
 
 void Gradient::add_later(Context& ctx, std::function<Tensor()> arrive) {
@@ -33,17 +36,38 @@ void Gradient::settle() const {
 
 Gradient::Update Gradient::begin_update(Context& ctx) {
   const bool in_place = sum().defined() && sum_.is_unique();
-  const Tensor after = in_place ? sum_ : ctx.empty(shape_, dtype_);
+  const Tensor after = in_place ? sum_ : new_sum(ctx);
   return {std::exchange(sum_, after), after};
 }
 
 Tensor& Gradient::accumulate_into(Context& ctx) {
   if (!sum().defined()) {
-    sum_ = ctx.zeros(shape_, dtype_);
+    sum_ = new_sum(ctx);
+    sum_.fill_zero();
   } else if (!sum_.is_unique()) {
     sum_ = sum_.clone();
   }
   return sum_;
+}
+
+Tensor Gradient::new_sum(Context& ctx) {
+  return place_.defined() ? std::exchange(place_, Tensor()) : ctx.empty(shape_, dtype_);
+}
+
+void Gradient::keep_place(bool keep) {
+  keeps_place_ = keep;
+  if (!keep) place_ = Tensor();
+}
+
+const void* Gradient::place() const {
+  const Tensor& memory = sum_.defined() ? sum_ : place_;
+  return keeps_place_ && memory.defined() && memory.is_unique() ? memory.address() : nullptr;
+}
+
+void Gradient::clear() {
+  arrive_ = nullptr;
+  if (keeps_place_ && sum_.defined() && sum_.is_unique()) place_ = sum_;
+  sum_ = Tensor();
 }
 
 Variable Variable::leaf(Tensor value) {

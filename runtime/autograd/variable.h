@@ -42,6 +42,12 @@ class Gradient {
   };
   Update begin_update(Context& ctx);
 
+  // From now on the memory of a sum outlives clear() and is that of the next one, unless others
+  // view it: contributions are copied there. `false` lets go of it.
+  void keep_place(bool keep);
+  // Where the sum is, or will be; null if that may change.
+  const void* place() const;
+
   bool defined() const { return sum_.defined() || is_on_its_way(); }
   const Tensor& sum() const {
     if (is_on_its_way()) settle();
@@ -51,20 +57,20 @@ class Gradient {
     sum();
     return std::move(sum_);
   }
-  void clear() {
-    arrive_ = nullptr;
-    sum_ = Tensor();
-  }
+  void clear();
 
  private:
   Tensor converted(const Tensor& contribution) const;
   void settle() const;
+  Tensor new_sum(Context& ctx);  // uninitialised
 
   Shape shape_;
   DType dtype_;
   // Reading a sum that is on its way makes it arrive.
   mutable Tensor sum_;
   mutable std::function<Tensor()> arrive_;  // of all that there is of the sum
+  bool keeps_place_ = false;
+  Tensor place_;  // for the next sum, while there is none
 };
 
 class Variable {
