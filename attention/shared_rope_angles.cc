@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "runtime/long_lived.h"
+
 namespace longship {
 
 RopeAngles SharedRopeAngles::get(const Context& ctx, const SequencePlan& plan, int64_t rotary_dim,
@@ -11,12 +13,17 @@ RopeAngles SharedRopeAngles::get(const Context& ctx, const SequencePlan& plan, i
     entries_.clear();
     segments_.assign(segments.begin(), segments.end());
   }
-  for (const Entry& entry : entries_)
-    if (entry.rotary_dim == rotary_dim && entry.theta == theta && entry.dtype == dtype)
-      return entry.angles;
-  entries_.push_back(
-      {rotary_dim, theta, dtype, rope_angles(ctx, plan.positions(ctx), rotary_dim, theta, dtype)});
-  return entries_.back().angles;
+  auto entry = std::ranges::find_if(entries_, [&](const Entry& known) {
+    return known.rotary_dim == rotary_dim && known.theta == theta && known.dtype == dtype;
+  });
+  if (entry == entries_.end()) {
+    const Context outer = long_lived_context(ctx);
+    const auto angles = std::make_shared<const RopeAngles>(
+        rope_angles(outer, plan.positions(outer), rotary_dim, theta, dtype));
+    entry = entries_.insert(entry, {rotary_dim, theta, dtype, angles});
+  }
+  use_long_lived(ctx, entry->angles);
+  return *entry->angles;
 }
 
 }  // namespace longship

@@ -2,6 +2,7 @@
 // forward, in recomputation, and as what the tape saves.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "parallel/sequence_plan.h"
@@ -12,7 +13,8 @@ namespace longship {
 class SharedRopeAngles {
  public:
   // The angles of the local tokens of `plan`, as rope_angles() gives them. Those of the latest
-  // segments are kept; a plan with others replaces them. Not for concurrent calls.
+  // segments are kept, as long-lived ones; a plan with others replaces them. Not for concurrent
+  // calls.
   RopeAngles get(const Context& ctx, const SequencePlan& plan, int64_t rotary_dim, double theta,
                  DType dtype);
 
@@ -21,7 +23,7 @@ class SharedRopeAngles {
     int64_t rotary_dim;
     double theta;
     DType dtype;
-    RopeAngles angles;
+    std::shared_ptr<const RopeAngles> angles;
   };
   std::vector<Segment> segments_;
   std::vector<Entry> entries_;

@@ -13,6 +13,7 @@ namespace longship {
 class KeptOutputs;
 class Tape;
 struct Gpu;
+struct LongLived;
 
 struct Context {
   // Of the device that ops run on.
@@ -24,6 +25,9 @@ struct Context {
   Tape* tape = nullptr;
   // Of the block that runs again in the backward; see runtime/autograd/kept_outputs.h.
   KeptOutputs* kept = nullptr;
+  // Of work that may run again without its ops, in memory used anew each time; see
+  // runtime/long_lived.h.
+  LongLived* long_lived = nullptr;
   // Libraries whose fastest kernels do not repeat their bits (cuDNN's attention backward) take
   // slower ones that do. Our own kernels always do.
   bool deterministic = false;

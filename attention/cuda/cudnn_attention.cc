@@ -9,6 +9,7 @@
 #include "attention/cuda/recent_map.h"
 #include "attention/gpu_attention_limits.h"
 #include "runtime/gpu.h"
+#include "runtime/long_lived.h"
 
 namespace longship {
 namespace {
@@ -102,8 +103,8 @@ struct CudnnState {
   explicit CudnnState(StreamHandle stream) : handle(stream) {}
 
   CudnnHandle handle;
-  RecentMap<CudnnGraphKey, CudnnGraph> graphs{kKeptGraphs};
-  RecentMap<std::vector<int64_t>, RaggedTables> tables{kKeptTables};
+  RecentMap<CudnnGraphKey, std::shared_ptr<const CudnnGraph>> graphs{kKeptGraphs};
+  RecentMap<std::vector<int64_t>, std::shared_ptr<const RaggedTables>> tables{kKeptTables};
 };
 
 CudnnState& state_of(const Context& ctx) {
@@ -160,19 +161,23 @@ int64_t planned_workspace(const CudnnGraphKey& key) {
 
 void execute(Context& ctx, const CudnnGraphKey& key, const CudnnPointers& pointers) {
   CudnnState& state = state_of(ctx);
-  const CudnnGraph& graph = state.graphs.get(key, [&] { return CudnnGraph(state.handle, key); });
-  const Tensor workspace = ctx.empty({graph.workspace_bytes()}, DType::kU8);
-  graph.execute(state.handle, pointers, workspace.address());
+  const std::shared_ptr<const CudnnGraph> graph =
+      state.graphs.get(key, [&] { return std::make_shared<const CudnnGraph>(state.handle, key); });
+  use_long_lived(ctx, graph);
+  const Tensor workspace = ctx.empty({graph->workspace_bytes()}, DType::kU8);
+  graph->execute(state.handle, pointers, workspace.address());
 }
 
 CudnnRagged ragged_pointers(const Context& ctx, const CudnnGraphKey& key, const CallLaunch& launch,
                             const Span& span, const AttentionSizes& sizes) {
   if (!key.ragged) return {};
-  return state_of(ctx)
-      .tables
-      .get(table_key(launch.entries, sizes, key.batch),
-           [&] { return RaggedTables(ctx, launch.entries, span, sizes, key.batch); })
-      .pointers();
+  const std::shared_ptr<const RaggedTables> tables =
+      state_of(ctx).tables.get(table_key(launch.entries, sizes, key.batch), [&] {
+        return std::make_shared<const RaggedTables>(long_lived_context(ctx), launch.entries, span,
+                                                    sizes, key.batch);
+      });
+  use_long_lived(ctx, tables);
+  return tables->pointers();
 }
 
 // Element `column` of row `row` of a tensor [rows, heads, size] or [rows, heads].
