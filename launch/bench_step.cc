@@ -76,6 +76,8 @@ void bench_step(Job& job, const BenchArguments& arguments, const BenchTimer& tim
   Model model = make_model(job.ctx, run, mesh.sp);
   const auto exchange = make_parameter_exchange(job.ctx, run, model, mesh.world);
   AdamW optimizer(job.ctx, model.parameters, optimizer_options(run.optim()));
+  const auto graphs = make_step_graphs(job.ctx, run, model, mesh.world,
+                                       [&](const std::string& line) { job.say(line); });
   const int64_t length = run.train().context();
   std::vector<Batch> batches;
   for (int64_t i = 0; i < run.train().global_batch() / mesh.dp.size(); ++i)
@@ -87,11 +89,12 @@ void bench_step(Job& job, const BenchArguments& arguments, const BenchTimer& tim
   std::vector<double> step_waits_s;  // for communication
   const double ms = timer.median_ms([&] {
     const double before_s = waited_s();
-    outcome = train_step(job.ctx, {model, *exchange, optimizer, mesh}, batches,
+    outcome = train_step(job.ctx, {model, *exchange, optimizer, mesh, graphs.get()}, batches,
                          {.learning_rate = 1e-5, .clip_norm = run.optim().clip_norm()});
     step_waits_s.push_back(waited_s() - before_s);
   });
   const double wait_share = 1e3 * median(std::move(step_waits_s)) / ms;
+  const int64_t num_launches = graphs != nullptr ? graphs->num_launches() : 0;
   const double flops = step_flops(run, model, batches) * mesh.dp.size();
   report.add({.name = fmt::format("step {} {} S={}",
                                   std::filesystem::path(arguments.config).stem().string(),
@@ -100,14 +103,15 @@ void bench_step(Job& job, const BenchArguments& arguments, const BenchTimer& tim
               .floor_ms = floor_ms(flops / job.world.size(), report.peaks().bf16_flops),
               .rate = 1e3 * static_cast<double>(outcome.num_tokens) / ms,
               .unit = "tokens/s",
-              .note = fmt::format("{:.1f} TFLOP/s a rank, peak memory {:.1f} GiB, comm {:.1f}%",
+              .note = fmt::format("{:.1f} TFLOP/s a rank, peak memory {:.1f} GiB, comm {:.1f}%{}",
                                   1e-9 * flops / ms / job.world.size(),
                                   static_cast<double>(job.ctx.memory->peak_bytes()) / (1 << 30),
-                                  100 * wait_share),
+                                  100 * wait_share, num_launches > 0 ? ", CUDA graphs" : ""),
               .details = {{"tokens", outcome.num_tokens},
                           {"model_flops", flops},
                           {"peak_memory_bytes", job.ctx.memory->peak_bytes()},
                           {"comm_wait_share", wait_share},
+                          {"graph_launches", num_launches},
                           {"loss", outcome.loss}}});
 }
 

@@ -24,7 +24,8 @@ bool may_change_on_resume(std::string_view field) {
   return starts_with_any(
       field, {"output_dir", "data.tokens", "data.prefetch", "parallel.", "optim.", "checkpoint.",
               "telemetry.", "train.steps", "train.micro_batch", "train.recompute",
-              "train.loss_chunk_tokens", "train.init_from", "train.device", "train.deterministic"});
+              "train.loss_chunk_tokens", "train.init_from", "train.device", "train.deterministic",
+              "train.cuda_graphs"});
 }
 
 bool may_change_from_origin(const ConfigDifference& difference) {

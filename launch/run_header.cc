@@ -3,6 +3,7 @@
 #include "launch/layer_summary.h"
 #include "launch/layers.h"
 #include "launch/state_memory.h"
+#include "launch/step_graphs.h"
 #include "runtime/telemetry/progress_line.h"
 
 namespace longship {
@@ -46,6 +47,9 @@ std::string run_header(const config::Run& run, const Job& job, const Mesh& mesh,
       train.global_batch(), train.context(),
       (train.micro_batch() * train.context() + mesh.sp.size() - 1) / mesh.sp.size(), train.steps(),
       epochs);
+  const int64_t graph_tokens = most_graph_tokens(job.ctx, run, model, mesh.world);
+  if (train.micro_batch() * train.context() <= graph_tokens)
+    text += "launches  micro-batches as CUDA graphs, where lengths of documents come again\n";
   text +=
       fmt::format("memory    {}, plus activations{}\n",
                   state_memory_text(run, num_parameters, mesh.world.size()), recomputation(train));

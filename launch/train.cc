@@ -128,6 +128,8 @@ int run_steps(Job& job, const CheckpointSource& source,
   StepBatches step_batches(
       job.ctx, loader, run.train().global_batch() / (run.train().micro_batch() * mesh.dp.size()));
   const LearningRateSchedule schedule = make_schedule(run);
+  const auto graphs = make_step_graphs(job.ctx, run, source.model, mesh.world,
+                                       [&](const std::string& line) { job.say(line); });
   StepTelemetry telemetry(job, run, mesh, loader, state.step);
   Saver saver(job, source);
 
@@ -140,7 +142,8 @@ int run_steps(Job& job, const CheckpointSource& source,
       if (state.step + 1 < run.train().steps()) step_batches.prepare();
     };
     const StepOutcome outcome = train_step(
-        job.ctx, {source.model, source.exchange, source.optimizer, mesh}, micro_batches,
+        job.ctx, {source.model, source.exchange, source.optimizer, mesh, graphs.get()},
+        micro_batches,
         {.learning_rate = rate, .clip_norm = run.optim().clip_norm(), .meanwhile = meanwhile});
     state.step += 1;
     state.next_sample += run.train().global_batch();

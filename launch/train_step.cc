@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "launch/agreement.h"
+#include "launch/micro_batch.h"
 #include "optim/gradient_norm.h"
 #include "runtime/autograd/tape.h"
 #include "runtime/host_copy.h"
@@ -20,16 +21,14 @@ double scalar(const Tensor& tensor) {
 // on its way to the host.
 Tensor accumulate_gradients(Context& ctx, const Training& training, const Batch& batch,
                             int64_t num_loss_tokens, bool is_last) {
-  training.exchange.begin_micro_batch(is_last);
-  Tape tape;
-  Context recording = ctx;
-  recording.tape = &tape;
-  const Variable loss = training.model.transformer->loss_sum(
-      recording, batch.tokens_T, batch.targets_T, batch.loss_weights_T, batch.plan);
-  const Tensor sum = start_download(ctx, loss.value());
-  tape.backward(recording, loss, 1.0 / static_cast<double>(num_loss_tokens));
+  const double seed = 1.0 / static_cast<double>(num_loss_tokens);
+  // With graphs there are no ranks to tell when gradients are complete.
+  training.exchange.begin_micro_batch(is_last && training.graphs == nullptr);
+  const Tensor sum = training.graphs != nullptr
+                         ? training.graphs->forward_backward(batch, seed)
+                         : forward_backward(ctx, *training.model.transformer, batch, seed);
   training.exchange.end_micro_batch();
-  return sum;
+  return start_download(ctx, sum);
 }
 
 // Runs the step again, checking the output of every op, so that the error names the first bad one.
@@ -38,6 +37,8 @@ Tensor accumulate_gradients(Context& ctx, const Training& training, const Batch&
                                      const std::string& symptom) {
   const ParameterList& parameters = training.model.parameters;
   const std::string bad_gradient = first_non_finite(ctx, parameters, training.exchange.sharers());
+  Training watched = training;
+  watched.graphs = nullptr;
   training.exchange.begin_step();
   ctx.check_finite = true;
   run_together(training.mesh.world, "train.check_parameters", [&] {
@@ -50,7 +51,7 @@ Tensor accumulate_gradients(Context& ctx, const Training& training, const Batch&
                    parameter.master);
   });
   for (const Batch& batch : micro_batches)
-    accumulate_gradients(ctx, training, batch, num_loss_tokens, /*is_last=*/false);
+    accumulate_gradients(ctx, watched, batch, num_loss_tokens, /*is_last=*/false);
   // Another rank may have found the culprit: it ends the job with its message, here we wait.
   training.mesh.world.barrier("train.explain_non_finite");
   throw Error(ErrorCode::kNonFinite,

@@ -7,6 +7,7 @@
 
 #include "data/batch.h"
 #include "launch/model.h"
+#include "launch/step_graphs.h"
 #include "optim/adamw.h"
 #include "parallel/mesh.h"
 #include "parallel/parameter_exchange.h"
@@ -19,6 +20,7 @@ struct Training {
   ParameterExchange& exchange;  // of the model's parameters
   AdamW& optimizer;
   const Mesh& mesh;
+  StepGraphs* graphs = nullptr;  // null: kernels are enqueued one by one
 };
 
 struct StepOptions {
