@@ -1,4 +1,4 @@
-// Reading a run configuration: text file, --set overrides, automatic values, and comparison.
+// Run configurations: reading a text file with --set overrides, writing, and comparison.
 #pragma once
 
 #include <span>
@@ -20,6 +20,7 @@ config::Run load_config(const std::string& path, std::span<const std::string> ov
 config::Run parse_config(std::string_view text, const std::string& origin,
                          std::span<const std::string> overrides);
 
+// One such override; the same errors.
 void apply_override(config::Run& run, const std::string& assignment);
 
 // Writes every field, with its default where unset, so that the text is complete; the blocks inside

@@ -1,13 +1,12 @@
 #include "parallel/cuda/nccl_communicator.h"
 
+#include <cuda_runtime_api.h>
 #include <nccl.h>
 
 #include <chrono>
 #include <cstring>
 #include <future>
 #include <thread>
-
-#include <cuda_runtime_api.h>
 
 namespace longship {
 namespace {

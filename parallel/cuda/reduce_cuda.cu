@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "runtime/cuda/cuda_error.h"
+#include "runtime/cuda/vector16.cuh"
 
 namespace longship {
 namespace {
@@ -53,11 +54,8 @@ void launch(const RankReduceCuda& reduce, StreamHandle stream) {
 template <class T>
 void launch(const RankReduceCuda& reduce, StreamHandle stream) {
   constexpr int kSize = 16 / sizeof(T);
-  const auto is_aligned = [](const void* address) {
-    return reinterpret_cast<uintptr_t>(address) % 16 == 0;
-  };
-  const bool in_vectors = is_aligned(reduce.own) && is_aligned(reduce.others) &&
-                          is_aligned(reduce.out) && reduce.others_stride % kSize == 0;
+  const bool in_vectors = is_vector_aligned(reduce.own) && is_vector_aligned(reduce.others) &&
+                          is_vector_aligned(reduce.out) && reduce.others_stride % kSize == 0;
   RankReduceCuda rest = reduce;
   if (in_vectors && reduce.num_elements >= kSize) {
     const int64_t whole = reduce.num_elements / kSize * kSize;

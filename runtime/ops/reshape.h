@@ -1,4 +1,5 @@
-// Differentiable views: same elements, another shape.
+// The same elements in another shape, of which one extent may be -1: a view, or a packed copy where
+// x is not contiguous.
 #pragma once
 
 #include "runtime/autograd/tape.h"
