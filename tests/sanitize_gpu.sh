@@ -13,7 +13,7 @@ shards=${SHARDS:-8}
 read -ra tools <<< "${TOOLS:-memcheck racecheck initcheck synccheck}"
 # These start programs of their own, need streams that run side by side, or take minutes.
 skipped="ProgramOnGpu.*:StreamOnGpu.*:CudnnAttention.EqualsPlainLoopsFor*:TrainingOnGpu.FollowsTheCpu*"
-products="MatmulOnGpu.*:LinearOnGpu.*:LinearCrossEntropyOnGpu.*:TokenCrossEntropyOnGpu.*:TrainingOnGpu.*"
+products="MatmulOnGpu.*:LinearOnGpu.*:LinearCrossEntropyOnGpu.*:TokenCrossEntropyOnGpu.*:TrainingOnGpu.*:StepGraphsOnGpu.*"
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
