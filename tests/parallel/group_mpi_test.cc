@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "runtime/random.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/mpi_main.h"
 
 namespace longship {
@@ -312,35 +313,36 @@ TEST(Group, ValuesAndBytesReachEveryRank) {
 
 TEST(Group, RefusesTensorsThatDoNotFit) {
   const Group group = world();
+  const int rank = group.rank();
   const auto size = static_cast<size_t>(group.size());
+  auto refuses = [](const std::string& named, auto&& call) {
+    testing::expect_error(ErrorCode::kInternal, {named}, call);
+  };
   const Tensor matrix = Tensor::zeros(kMemory, {4, 6}, DType::kF32);
-  EXPECT_THROW(group.all_reduce("bad", matrix.transpose(0, 1)), Error);
-  EXPECT_THROW(group.all_reduce("bad", Tensor()), Error);
-  EXPECT_THROW(group.all_reduce("bad", Tensor::zeros(kMemory, {4}, DType::kBF16)), Error);
-  EXPECT_THROW(group.broadcast("bad", matrix, group.size()), Error);
-  EXPECT_THROW(group.exchange("bad", {P2P::send(-1, matrix)}), Error);
-  EXPECT_THROW(group.exchange("bad", {P2P::send(group.rank(), matrix)}), Error);
   const Tensor columns = matrix.transpose(0, 1);
-  EXPECT_THROW(group.exchange("bad", {P2P::send(group.rank(), columns),
-                                      P2P::receive(group.rank(), columns.clone())}),
-               Error);
-  // Rows apart on both sides, of different lengths.
-  EXPECT_THROW(
-      group.exchange(
-          "bad",
-          {P2P::send(group.rank(), matrix.slice(1, 0, 2)),
-           P2P::receive(group.rank(), Tensor::zeros(kMemory, {2, 6}, DType::kF32).slice(1, 0, 4))}),
-      Error);
-  EXPECT_THROW(group.split(-1, 0), Error);
-  const std::vector<int64_t> rows(size, 1), more(size + 1, 1), negative(size, -1);
+  refuses("reduced tensor", [&] { group.all_reduce("bad", columns); });
+  refuses("reduced tensor", [&] { group.all_reduce("bad", Tensor()); });
+  refuses("cannot be reduced", [&] { group.all_reduce("bad", matrix.to(DType::kBF16)); });
+  refuses("root", [&] { group.broadcast("bad", matrix, group.size()); });
+  refuses("peer -1", [&] { group.exchange("bad", {P2P::send(-1, matrix)}); });
+  refuses("receives 0", [&] { group.exchange("bad", {P2P::send(rank, matrix)}); });
+  refuses("rows contiguous", [&] {
+    group.exchange("bad", {P2P::send(rank, columns), P2P::receive(rank, columns.clone())});
+  });
+  refuses("[4, 2] to itself", [&] {  // rows apart on both sides, of different lengths
+    const Tensor others = Tensor::zeros(kMemory, {2, 6}, DType::kF32).slice(1, 0, 4);
+    group.exchange("bad", {P2P::send(rank, matrix.slice(1, 0, 2)), P2P::receive(rank, others)});
+  });
+  refuses("color -1", [&] { group.split(-1, 0); });
+  const std::vector<int64_t> rows(size, 1), more(size + 1, 1), negative(size, -1), twice(size, 2);
   const Tensor row = Tensor::zeros(kMemory, {1, 6}, DType::kF32);
   const Tensor all = Tensor::zeros(kMemory, {group.size(), 6}, DType::kF32);
   const Tensor narrow = Tensor::zeros(kMemory, {group.size(), 5}, DType::kF32);
-  EXPECT_THROW(group.all_gather("bad", row, all, more), Error);
-  EXPECT_THROW(group.all_gather("bad", row, narrow, rows), Error);
-  EXPECT_THROW(group.all_gather("bad", row.slice(0, 0, 0), all, rows), Error);
-  EXPECT_THROW(group.all_to_all("bad", all, negative, all, rows), Error);
-  EXPECT_THROW(group.reduce_scatter("bad", all, all, std::vector<int64_t>(size, 2)), Error);
+  refuses("row counts for", [&] { group.all_gather("bad", row, all, more); });
+  refuses("differ", [&] { group.all_gather("bad", row, narrow, rows); });
+  refuses("announced 1", [&] { group.all_gather("bad", row.slice(0, 0, 0), all, rows); });
+  refuses("negative", [&] { group.all_to_all("bad", all, negative, all, rows); });
+  refuses("sum to", [&] { group.reduce_scatter("bad", all, all, twice); });
 }
 
 }  // namespace
