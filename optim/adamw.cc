@@ -26,9 +26,18 @@ struct Coefficients {
   T epsilon;
 };
 
+// A parameter with its gradient and moments.
+template <class T, class Moment = T>
+struct Elements {
+  const T* gradient;
+  T* p;
+  Moment *m, *v;
+};
+
 template <class T>
-void update(const Coefficients<T>& c, int64_t begin, int64_t end, const T* __restrict__ gradient,
-            T* __restrict__ p, T* __restrict__ m, T* __restrict__ v) {
+void update(const Coefficients<T>& c, int64_t begin, int64_t end, const Elements<T>& elements) {
+  const T* __restrict__ gradient = elements.gradient;
+  T* __restrict__ p = elements.p, * __restrict__ m = elements.m, * __restrict__ v = elements.v;
   for (int64_t i = begin; i < end; ++i) {
     const T g = gradient[i] * c.gradient_scale;
     m[i] = c.beta1 * m[i] + c.one_minus_beta1 * g;
@@ -46,16 +55,24 @@ bf16 round_stochastically(float value, uint32_t random) {
   return result;
 }
 
-// With moments in bf16. Block i / 4 of the random numbers is that of four elements, counted from
-// the parameter's first, as `offset` is: low halves for m, high ones for v.
-void update_bf16(const Coefficients<float>& c, uint64_t seed, uint64_t stream, int64_t offset,
-                 int64_t begin, int64_t end, const float* gradient, float* p, bf16* m, bf16* v) {
+// Where random numbers come from: block i / 4 is that of four elements, counted from the first of
+// the whole parameter.
+struct Rounding {
+  uint64_t seed, stream;
+  int64_t first_element;
+};
+
+// With moments in bf16: low halves of the random numbers for m, high ones for v.
+void update_bf16(const Coefficients<float>& c, const Rounding& rounding, int64_t begin, int64_t end,
+                 const Elements<float, bf16>& elements) {
   static_assert(kPieceElements % 4 == 0);
+  bf16 *const m = elements.m, *const v = elements.v;
   for (int64_t first = begin; first < end; first = (first / 4 + 1) * 4) {
-    const PhiloxBlock block = philox(seed, stream, static_cast<uint64_t>((offset + first) / 4));
+    const PhiloxBlock block = philox(rounding.seed, rounding.stream,
+                                     static_cast<uint64_t>((rounding.first_element + first) / 4));
     for (int64_t i = first; i < std::min(end, (first / 4 + 1) * 4); ++i) {
       float wide_m = static_cast<float>(m[i]), wide_v = static_cast<float>(v[i]);
-      update(c, 0, 1, gradient + i, p + i, &wide_m, &wide_v);
+      update(c, 0, 1, {elements.gradient + i, elements.p + i, &wide_m, &wide_v});
       const uint32_t random = block[static_cast<size_t>(i % 4)];
       m[i] = round_stochastically(wide_m, random & 0xffffu);
       v[i] = round_stochastically(wide_v, random >> 16);
@@ -141,11 +158,13 @@ void AdamW::step_cpu(const Context& ctx, double learning_rate, double gradient_s
       parallel_for(ctx, master.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
         if constexpr (std::is_same_v<T, float>) {
           if (moments.m.dtype() == DType::kBF16)
-            return update_bf16(c, static_cast<uint64_t>(num_steps_), stream_of(parameter.name),
-                               parameter.first_element, begin, end, g, p, moments.m.data<bf16>(),
-                               moments.v.data<bf16>());
+            return update_bf16(c,
+                               {.seed = static_cast<uint64_t>(num_steps_),
+                                .stream = stream_of(parameter.name),
+                                .first_element = parameter.first_element},
+                               begin, end, {g, p, moments.m.data<bf16>(), moments.v.data<bf16>()});
         }
-        update(c, begin, end, g, p, moments.m.data<T>(), moments.v.data<T>());
+        update(c, begin, end, {g, p, moments.m.data<T>(), moments.v.data<T>()});
       });
     });
   }

@@ -264,19 +264,19 @@ Variable exchange_rows(Context& ctx, const Group& group, const std::string& labe
 }
 
 Variable shift(Context& ctx, const Group& group, const std::string& label, const Variable& x,
-               int distance, bool periodic, int64_t receive_rows) {
+               const RowShift& by) {
   const int size = group.size();
   auto neighbour = [&](int64_t rank) {
-    if (periodic) return static_cast<int>((rank % size + size) % size);
+    if (by.periodic) return static_cast<int>((rank % size + size) % size);
     return rank >= 0 && rank < size ? static_cast<int>(rank) : -1;
   };
-  const int to = neighbour(int64_t{group.rank()} + distance);
-  const int from = neighbour(int64_t{group.rank()} - distance);
-  LONGSHIP_CHECK(from >= 0 || receive_rows == 0, "`{}`: rank {} expects {} rows from nobody", label,
-                 group.rank(), receive_rows);
+  const int to = neighbour(int64_t{group.rank()} + by.distance);
+  const int from = neighbour(int64_t{group.rank()} - by.distance);
+  LONGSHIP_CHECK(from >= 0 || by.receive_rows == 0, "`{}`: rank {} expects {} rows from nobody",
+                 label, group.rank(), by.receive_rows);
   RowExchange plan;
   if (to >= 0) plan.send.push_back({to, 0, x.dim(0)});
-  if (from >= 0) plan.receive.push_back({from, 0, receive_rows});
+  if (from >= 0) plan.receive.push_back({from, 0, by.receive_rows});
   return exchange_rows(ctx, group, label, x, std::move(plan));
 }
 

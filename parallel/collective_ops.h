@@ -58,10 +58,15 @@ struct RowExchange {
 Variable exchange_rows(Context& ctx, const Group& group, const std::string& label,
                        const Variable& x, RowExchange plan);
 
-// y: the x of rank - distance, which has `receive_rows` rows; ranks are a ring if `periodic`,
-// otherwise a rank without such a neighbour passes 0 and gets no rows. Adjoint: the shift by
-// -distance.
+struct RowShift {
+  int distance = 1;
+  bool periodic = false;     // ranks are a ring
+  int64_t receive_rows = 0;  // of the x that comes here
+};
+
+// y: the x of rank - distance. Where ranks are no ring, a rank without such a neighbour passes
+// receive_rows 0 and gets no rows. Adjoint: the shift by -distance.
 Variable shift(Context& ctx, const Group& group, const std::string& label, const Variable& x,
-               int distance, bool periodic, int64_t receive_rows);
+               const RowShift& by);
 
 }  // namespace longship

@@ -12,22 +12,27 @@ namespace longship {
 inline constexpr int kPortableClusterBlocks = 8;
 inline constexpr int kMostClusterBlocks = 16;  // on an H100 or H200
 
-// Enqueues `num_clusters` clusters of `blocks` blocks of `threads` threads.
+struct ClusterGrid {
+  int64_t num_clusters = 1;
+  int64_t blocks = 1;  // of each
+  int threads = 1;     // of a block
+};
+
+// Enqueues `kernel`. `name` completes "cannot ...", as for check_cuda().
 template <class... Parameters, class... Arguments>
-void launch_clusters(void (*kernel)(Parameters...), int64_t num_clusters, int64_t blocks,
-                     int threads, cudaStream_t stream, std::string_view name,
-                     const Arguments&... arguments) {
+void launch_clusters(void (*kernel)(Parameters...), const ClusterGrid& grid, cudaStream_t stream,
+                     std::string_view name, const Arguments&... arguments) {
   cudaLaunchAttribute size = {};
   size.id = cudaLaunchAttributeClusterDimension;
-  size.val.clusterDim.x = static_cast<unsigned>(blocks);
+  size.val.clusterDim.x = static_cast<unsigned>(grid.blocks);
   size.val.clusterDim.y = size.val.clusterDim.z = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(num_clusters * blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.gridDim = dim3(static_cast<unsigned>(grid.num_clusters * grid.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(grid.threads));
   config.stream = stream;
   config.attrs = &size;
   config.numAttrs = 1;
-  if (blocks > kPortableClusterBlocks)
+  if (grid.blocks > kPortableClusterBlocks)
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
                name);
   check_cuda(cudaLaunchKernelEx(&config, kernel, arguments...), name);

@@ -261,7 +261,7 @@ void cross_entropy_rows(const CrossEntropyRowsCuda& op, StreamHandle stream) {
       static_cast<int>(std::min<int64_t>((num_tiles + blocks - 1) / blocks, kHeld));
   const int64_t clusters = std::max((op.num_rows + kClusterRows - 1) / kClusterRows,
                                     std::min(op.num_rows, kResidentBlocks / blocks));
-  launch_clusters(kernel, clusters, blocks, kThreads, stream, "launch cross_entropy rows", op,
+  launch_clusters(kernel, {clusters, blocks, kThreads}, stream, "launch cross_entropy rows", op,
                   num_held);
 }
 

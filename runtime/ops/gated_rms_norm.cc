@@ -41,12 +41,25 @@ struct Law {
     return rstd;
   }
 
+  // One group of a row in the backward.
+  template <class T, class A = Accumulator<T>>
+  struct GroupGradient {
+    const T *x, *z, *weight, *dy;
+    A rstd;
+    T *dx, *dz;
+    A* dweight;
+  };
+
   // Overwrites dx and dz, adds to dweight:  with u as above and c = rstd^2 mean(dy y / rstd),
   //   norm first   dx = rstd (weight dy gate - c u)        dz = rstd weight dy u gate'
   //   gate first   dx = rstd (weight dy - c u) gate        dz = rstd (weight dy - c u) x gate'
   template <class T, class A = Accumulator<T>>
-  static void backward(int64_t D, const T* x, const T* z, const T* weight, const T* dy, A rstd,
-                       T* dx, T* dz, A* dweight) {
+  static void backward(int64_t D, const GroupGradient<T>& group) {
+    const T *const x = group.x, *const z = group.z, *const weight = group.weight,
+                   *const dy = group.dy;
+    T *const dx = group.dx, *const dz = group.dz;
+    A* const dweight = group.dweight;
+    const A rstd = group.rstd;
     const A dot = interleaved_sum<A>(D, [&](int64_t d) {
       return static_cast<A>(dy[d]) * static_cast<A>(weight[d]) * static_cast<A>(x[d]) *
              gate(static_cast<A>(z[d])).value;
@@ -112,10 +125,14 @@ struct GatedRmsNormNode final : Node {
     const Tensor dweight_F = column_sums<A>(ctx, dy_RF.numel() / F, F, [&](int64_t r, A* dweight) {
       for (int64_t n = 0; n < N; ++n) {
         const int64_t at = r * F + n * D;
-        law.backward(D, saved.x_RF.data<T>() + at, saved.z_RF.data<T>() + at,
-                     saved.weight_F.data<T>() + n * D, dy_RF.data<T>() + at,
-                     saved.rstd_RN.data<A>()[r * N + n], dx_RF.data<T>() + at, dz_RF.data<T>() + at,
-                     dweight + n * D);
+        law.template backward<T>(D, {.x = saved.x_RF.data<T>() + at,
+                                     .z = saved.z_RF.data<T>() + at,
+                                     .weight = saved.weight_F.data<T>() + n * D,
+                                     .dy = dy_RF.data<T>() + at,
+                                     .rstd = saved.rstd_RN.data<A>()[r * N + n],
+                                     .dx = dx_RF.data<T>() + at,
+                                     .dz = dz_RF.data<T>() + at,
+                                     .dweight = dweight + n * D});
       }
     });
     if (input(0)) input(0)->add(ctx, dx_RF);

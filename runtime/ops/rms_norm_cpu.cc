@@ -13,10 +13,16 @@ int64_t num_rows(const Tensor& x) {
   return x.numel() / x.dim(-1);
 }
 
-// dx = rstd * (w dy - xhat * mean(w dy xhat)) + other,  xhat = x rstd,  w = weight + shift
+// Of row r: dx = rstd * (w dy - xhat * mean(w dy xhat)) + other,  xhat = x rstd,  w = weight +
+// shift
 template <class T, class A>
-void input_gradient(int64_t D, const T* x, const T* weight, A shift, const T* dy, A rstd,
-                    const T* other, T* dx) {
+void input_gradient(const RmsNormBackward& op, int64_t r) {
+  const int64_t D = op.x_RD.dim(-1);
+  const T *const x = op.x_RD.data<T>() + r * D, *const dy = op.dy_RD.data<T>() + r * D;
+  const T* const weight = op.weight_D.data<T>();
+  const T* const other = op.other_RD.defined() ? op.other_RD.data<T>() + r * D : nullptr;
+  T* const dx = op.dx_RD.data<T>() + r * D;
+  const A rstd = op.rstd_R.data<A>()[r], shift = op.zero_centered ? 1 : 0;
   const A dot = interleaved_sum<A>(D, [&](int64_t d) {
     return static_cast<A>(dy[d]) * (static_cast<A>(weight[d]) + shift) * static_cast<A>(x[d]);
   });
@@ -47,14 +53,10 @@ Tensor backward(const Context& ctx, const RmsNormBackward& op) {
   using A = Accumulator<T>;
   const int64_t D = op.x_RD.dim(-1);
   return column_sums<A>(ctx, num_rows(op.x_RD), D, [&](int64_t r, A* dweight) {
-    const T* x = op.x_RD.data<T>() + r * D;
-    const T* dy = op.dy_RD.data<T>() + r * D;
-    const A rstd = op.rstd_R.data<A>()[r];
-    if (op.dx_RD.defined())
-      input_gradient<T, A>(D, x, op.weight_D.data<T>(), op.zero_centered ? 1 : 0, dy, rstd,
-                           op.other_RD.defined() ? op.other_RD.data<T>() + r * D : nullptr,
-                           op.dx_RD.data<T>() + r * D);
-    if (op.wants_dweight) add_weight_gradient(D, x, dy, rstd, dweight);
+    if (op.dx_RD.defined()) input_gradient<T, A>(op, r);
+    if (op.wants_dweight)
+      add_weight_gradient(D, op.x_RD.data<T>() + r * D, op.dy_RD.data<T>() + r * D,
+                          op.rstd_R.data<A>()[r], dweight);
   });
 }
 

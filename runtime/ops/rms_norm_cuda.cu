@@ -266,7 +266,7 @@ void launch_rows(const Op& op, const RowGroups& groups, void (*kernel)(Op, int),
     kernel<<<static_cast<unsigned>(groups.num_groups), groups.block_threads(), 0, stream>>>(
         op, groups.threads_per_row);
   } else {
-    launch_clusters(kernel, groups.num_groups, groups.blocks_per_row, groups.block_threads(),
+    launch_clusters(kernel, {groups.num_groups, groups.blocks_per_row, groups.block_threads()},
                     stream, "launch rms_norm of long rows", op, groups.threads_per_row);
   }
 }

@@ -186,7 +186,8 @@ TEST(ExchangeRows, RefusesRowsThatLeaveAGap) {
   const int rank = world().rank();
   EXPECT_THROW(exchange_rows(ctx, world(), "bad", x, {{{rank, 0, 2}}, {{rank, 1, 2}}}), Error);
   EXPECT_THROW(exchange_rows(ctx, world(), "bad", x, {{{rank, 3, 2}}, {{rank, 0, 2}}}), Error);
-  EXPECT_THROW(shift(ctx, world(), "bad", x, world().size(), false, 4), Error);
+  EXPECT_THROW(shift(ctx, world(), "bad", x, {.distance = world().size(), .receive_rows = 4}),
+               Error);
 }
 
 TEST(Shift, BackwardIsTheReverseShift) {
@@ -198,7 +199,7 @@ TEST(Shift, BackwardIsTheReverseShift) {
       const int64_t receive_rows = has_source ? ((from % size + size) % size) % 3 : 0;
       check_against_central_differences(
           [&](Context& ctx, const Variable& x) {
-            return shift(ctx, world(), "test.shift", x, distance, periodic, receive_rows);
+            return shift(ctx, world(), "test.shift", x, {distance, periodic, receive_rows});
           },
           {rank % 3, 2});
     }
@@ -219,8 +220,9 @@ TEST(CollectiveOps, ValuesAreThoseOfTheRanks) {
   EXPECT_EQ(
       testing::relative_rms(broadcast(ctx, world(), "v", x, size - 1).value(), value_of(size - 1)),
       0);
-  EXPECT_EQ(testing::relative_rms(shift(ctx, world(), "v", x, 1, true, 2).value(),
-                                  value_of((rank + size - 1) % size)),
+  EXPECT_EQ(testing::relative_rms(
+                shift(ctx, world(), "v", x, {.periodic = true, .receive_rows = 2}).value(),
+                value_of((rank + size - 1) % size)),
             0);
   const std::vector<int64_t> rows(static_cast<size_t>(size), 2);
   const Tensor all = all_gather(ctx, world(), "v", x, rows).value();
