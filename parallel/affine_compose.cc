@@ -44,23 +44,31 @@ void add_scaled(T* __restrict out, T factor, const T* __restrict in, int64_t wid
   for (int64_t v = 0; v < width; ++v) out[v] += factor * in[v];
 }
 
-// out_row += sum over keys j, in ascending order, of m[j * stride] * row j of a head. Four keys at
-// a time, as loading and storing out_row for each would cost more than the products.
 template <class T>
-void add_product(T* __restrict out, const T* m, int64_t stride, const T* in_KV, int64_t key_stride,
+struct Strided {
+  const T* data;
+  int64_t stride;
+};
+
+// out += sum over keys j, in ascending order, of m[j] * row j of `in`. Four keys at a time, as
+// loading and storing `out` for each would cost more than the products.
+template <class T>
+void add_product(T* __restrict out, const Strided<T>& m_K, const Strided<T>& in_KV,
                  int64_t num_keys, int64_t width) {
+  const T *const m = m_K.data, *const in = in_KV.data;
+  const int64_t stride = m_K.stride, key_stride = in_KV.stride;
   int64_t j = 0;
   for (; j + 4 <= num_keys; j += 4) {
     const T m0 = m[j * stride], m1 = m[(j + 1) * stride];
     const T m2 = m[(j + 2) * stride], m3 = m[(j + 3) * stride];
-    const T* __restrict in0 = in_KV + j * key_stride;
+    const T* __restrict in0 = in + j * key_stride;
     const T* __restrict in1 = in0 + key_stride;
     const T* __restrict in2 = in1 + key_stride;
     const T* __restrict in3 = in2 + key_stride;
     for (int64_t v = 0; v < width; ++v)
       out[v] = (((out[v] + m0 * in0[v]) + m1 * in1[v]) + m2 * in2[v]) + m3 * in3[v];
   }
-  for (; j < num_keys; ++j) add_scaled(out, m[j * stride], in_KV + j * key_stride, width);
+  for (; j < num_keys; ++j) add_scaled(out, m[j * stride], in + j * key_stride, width);
 }
 
 template <class T>
@@ -82,8 +90,9 @@ void apply_typed(const Context& ctx, const AffineMap& map, bool transposed, cons
         return add_scaled(row, m[head * K + key], in.row(head, key), width);
       case Transition::kDense: {
         const T* const m_KK = m + head * K * K;
-        return add_product(row, transposed ? m_KK + key : m_KK + key * K, transposed ? K : 1,
-                           in.row(head, 0), in.key_stride, K, width);
+        const Strided<T> m_K =
+            transposed ? Strided<T>{m_KK + key, K} : Strided<T>{m_KK + key * K, 1};
+        return add_product(row, m_K, {in.row(head, 0), in.key_stride}, K, width);
       }
     }
   };

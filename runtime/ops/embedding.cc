@@ -46,10 +46,11 @@ constexpr int64_t kColumns = 256;
 // A frequent id sums groups of tokens first, which keeps fp32 rounding small.
 constexpr int64_t kGroupTokens = 128;
 
-// table gradient [V, E] += dy of one bucket, columns [column, column + width).
+// table gradient [V, E] += dy of one bucket, kColumns columns from `column` on, or what is left.
 template <class T, class A>
 void add_bucket(const TokensById& sorted, const Bucket& bucket, const T* dy, int64_t E,
-                int64_t column, int64_t width, A* dtable) {
+                int64_t column, A* dtable) {
+  const int64_t width = std::min(kColumns, E - column);
   A* row = dtable + bucket.id * E + column;
   std::array<A, kColumns> group;
   A* sum = group.data();
@@ -78,7 +79,7 @@ void add_rows_cpu(const Context& ctx, const Tensor& ids_T, const Tensor& dy_TE,
     parallel_for_dynamic(ctx, num_items, [&](int64_t item) {
       const int64_t column = item % num_parts * kColumns;
       add_bucket(sorted, sorted.buckets[static_cast<size_t>(item / num_parts)], dy, E, column,
-                 std::min(kColumns, E - column), dtable);
+                 dtable);
     });
   });
 }

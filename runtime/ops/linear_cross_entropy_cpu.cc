@@ -100,8 +100,9 @@ void write_grad_logits(const T* exponentials, const Softmax& softmax, T weight, 
 
 // The losses of the given tokens of one chunk; adds their part to the gradients.
 template <class T, class H>
-void process_chunk(Context& ctx, const Rows& rows, const Tensor& head_VE, const int32_t* targets,
-                   const float* weights, const LossGradients& gradients, double* losses) {
+void process_chunk(Context& ctx, const LinearCrossEntropy& op, const Rows& rows,
+                   const LossGradients& gradients, double* losses) {
+  const Tensor& head_VE = op.head_VE;
   const int64_t V = head_VE.dim(0), count = static_cast<int64_t>(rows.tokens.size());
   const int64_t num_rows = rows.h_RE.dim(0);
   const Tensor logits_RV = ctx.empty({num_rows, V}, DTypeOf<T>::value);
@@ -116,13 +117,13 @@ void process_chunk(Context& ctx, const Rows& rows, const Tensor& head_VE, const 
     for (int64_t row = begin; row < end; ++row) {
       T* logits = logits_RV.data<T>() + row * V;
       const int64_t token = rows.tokens[row];
-      const int32_t target = checked_target(targets, token, V);
+      const int32_t target = checked_target(op.targets_T.data<int32_t>(), token, V);
       const double target_logit = logits[target];
       const Softmax softmax = exponentiate(logits, V);
       losses[row] = softmax.log_sum_exp() - target_logit;
       if (backward)
-        write_grad_logits(logits, softmax, static_cast<T>(weights[token]), target, V,
-                          dlogits_RV.data<H>() + row * V);
+        write_grad_logits(logits, softmax, static_cast<T>(op.weights_T.data<float>()[token]),
+                          target, V, dlogits_RV.data<H>() + row * V);
     }
   });
   if (!backward) return;
@@ -143,9 +144,8 @@ void process_chunk(Context& ctx, const Rows& rows, const Tensor& head_VE, const 
 }
 
 // Fills losses[i] with the loss of tokens[i].
-void process_tokens(Context& ctx, const LinearCrossEntropy& op, const float* weights,
-                    std::span<const int64_t> tokens, const LossGradients& gradients,
-                    std::vector<double>& losses) {
+void process_tokens(Context& ctx, const LinearCrossEntropy& op, std::span<const int64_t> tokens,
+                    const LossGradients& gradients, std::vector<double>& losses) {
   losses.resize(tokens.size());
   dispatch_floating(op.h_TE.dtype(), [&](auto tag) {
     using H = decltype(tag);
@@ -153,8 +153,7 @@ void process_tokens(Context& ctx, const LinearCrossEntropy& op, const float* wei
     for (size_t begin = 0; begin < tokens.size(); begin += chunk_tokens) {
       const size_t count = std::min(chunk_tokens, tokens.size() - begin);
       const Rows rows(ctx, op.h_TE, tokens.subspan(begin, count), op.chunk_tokens);
-      process_chunk<Accumulator<H>, H>(ctx, rows, op.head_VE, op.targets_T.data<int32_t>(), weights,
-                                       gradients, losses.data() + begin);
+      process_chunk<Accumulator<H>, H>(ctx, op, rows, gradients, losses.data() + begin);
     }
   });
 }
@@ -170,7 +169,7 @@ Tensor linear_cross_entropy_cpu(Context& ctx, const LinearCrossEntropy& op,
   if (gradients.dh_TE.defined()) gradients.dh_TE.fill_zero();
   if (gradients.dhead_VE.defined()) gradients.dhead_VE.fill_zero();
   std::vector<double> losses;
-  process_tokens(ctx, op, weights, tokens, gradients, losses);
+  process_tokens(ctx, op, tokens, gradients, losses);
   double sum = 0;
   for (size_t i = 0; i < tokens.size(); ++i) sum += weights[tokens[i]] * losses[i];
 
@@ -186,7 +185,7 @@ Tensor token_cross_entropy_cpu(Context& ctx, const LinearCrossEntropy& op) {
   std::vector<int64_t> tokens(static_cast<size_t>(op.h_TE.dim(0)));
   std::iota(tokens.begin(), tokens.end(), int64_t{0});
   std::vector<double> losses;
-  process_tokens(ctx, op, nullptr, tokens, {}, losses);
+  process_tokens(ctx, op, tokens, {}, losses);
   const Tensor losses_T = ctx.empty({op.h_TE.dim(0)}, DType::kF32);
   std::transform(losses.begin(), losses.end(), losses_T.data<float>(),
                  [](double loss) { return static_cast<float>(loss); });
