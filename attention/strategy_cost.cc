@@ -9,6 +9,7 @@
 #include "attention/softmax_cpu.h"
 #include "parallel/head_exchange.h"
 #include "parallel/usp.h"
+#include "runtime/seconds_since.h"
 
 namespace longship {
 namespace {
@@ -341,7 +342,7 @@ double measure_attention_rate(Context& ctx) {
   for (int round = 0; round < 3; ++round) {
     const Clock::time_point begin = Clock::now();
     kernel.forward(ctx, input, mask);
-    best_s = std::min(best_s, std::chrono::duration<double>(Clock::now() - begin).count());
+    best_s = std::min(best_s, seconds_since(begin));
   }
   return 4.0 * kTokens * kTokens * kHeads * kSize / std::max(best_s, 1e-9);
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "runtime/error.h"
+#include "runtime/seconds_since.h"
 
 namespace longship {
 
@@ -74,7 +75,7 @@ Batch BatchLoader::next() {
     changed_.notify_all();
   }
   ++num_taken_;
-  wait_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  wait_s_ += seconds_since(start);
   return batch;
 }
 

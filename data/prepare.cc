@@ -14,6 +14,7 @@
 #include "runtime/error.h"
 #include "runtime/io/file_error.h"
 #include "runtime/parallel_for.h"
+#include "runtime/seconds_since.h"
 
 namespace longship {
 namespace {
@@ -204,7 +205,7 @@ PrepareReport prepare(const PrepareOptions& options) {
   report.num_files = std::ssize(inputs.files);
   report.num_skipped_files = inputs.num_skipped;
   Preparation(options, report).run(inputs.files);
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.seconds = seconds_since(start);
   return report;
 }
 

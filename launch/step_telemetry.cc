@@ -3,14 +3,11 @@
 #include "launch/device_peaks.h"
 #include "launch/run_folder.h"
 #include "launch/step_flops.h"
+#include "runtime/seconds_since.h"
 #include "runtime/telemetry/progress_line.h"
 
 namespace longship {
 namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
 
 std::optional<double> known_peak(const Job& job, const config::Run& run) {
   if (run.telemetry().peak_tflops() > 0) return 1e12 * run.telemetry().peak_tflops();

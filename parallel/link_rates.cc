@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "runtime/gpu.h"
+#include "runtime/seconds_since.h"
 
 namespace longship {
 namespace {
@@ -25,7 +26,7 @@ double fastest(const Context& ctx, const Group& group, const Send& send) {
     const Clock::time_point begin = Clock::now();
     send().wait();
     if (ctx.gpu != nullptr) ctx.gpu->compute->synchronize();
-    best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count());
+    best = std::min(best, seconds_since(begin));
   }
   return std::max(best, 1e-9);
 }

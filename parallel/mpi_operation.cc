@@ -5,6 +5,8 @@
 #include <set>
 #include <thread>
 
+#include "runtime/seconds_since.h"
+
 namespace longship {
 namespace {
 
@@ -24,7 +26,7 @@ void MpiOperation::wait() {
     while (!done() && Clock::now() - begin < kSpin) std::this_thread::yield();
     std::unique_lock lock(mutex_);
     const bool in_time = finished_changed_.wait_until(lock, deadline, [&] { return done(); });
-    identity_.recorder->record_wait(std::chrono::duration<double>(Clock::now() - begin).count());
+    identity_.recorder->record_wait(seconds_since(begin));
     if (!in_time) throw timeout_error();
   }
   std::lock_guard lock(mutex_);

@@ -7,6 +7,7 @@
 
 #include "parallel/message_rows.h"
 #include "runtime/cuda/cuda_copy.h"
+#include "runtime/seconds_since.h"
 
 namespace longship {
 namespace {
@@ -217,7 +218,7 @@ void GpuLink::inspect(const Stream& rescue) {
   const auto first = in_flight_.front();
   if (running_ == nullptr) running_since_ = Clock::now();
   running_ = first.get();
-  const double waited_s = std::chrono::duration<double>(Clock::now() - running_since_).count();
+  const double waited_s = seconds_since(running_since_);
   if (waited_s <= comm_->failure->timeout_s()) return;
   lock.unlock();
   throw comm_->failure->timeout(first->name, missing(rescue));

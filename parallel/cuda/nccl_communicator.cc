@@ -8,6 +8,8 @@
 #include <future>
 #include <thread>
 
+#include "runtime/seconds_since.h"
+
 namespace longship {
 namespace {
 
@@ -99,15 +101,14 @@ void NcclCommunicator::exchange(const std::string& operation, const std::vector<
 }
 
 void NcclCommunicator::finish(int status, const std::string& operation) {
-  using Clock = std::chrono::steady_clock;
-  const auto begin = Clock::now();
+  const auto begin = std::chrono::steady_clock::now();
   StreamWaits::HostLoop loop(*waits_);
   while (status == ncclInProgress) {
     loop.look();
     ncclResult_t state = ncclSuccess;
     const ncclResult_t asked = ncclCommGetAsyncError(handle_, &state);
     status = asked != ncclSuccess ? asked : state;
-    const double waited_s = std::chrono::duration<double>(Clock::now() - begin).count();
+    const double waited_s = seconds_since(begin);
     if (status == ncclInProgress && waited_s > failure_->timeout_s())
       throw failure_->timeout(operation, fmt::format("NCCL could not connect to {}", others_));
     failure_->throw_if_set();
