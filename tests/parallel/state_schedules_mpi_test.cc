@@ -18,7 +18,7 @@ namespace longship {
 namespace {
 
 using testing::bitwise_equal;
-using testing::cut_segments;
+using testing::cut_of;
 using testing::expect_error;
 using testing::expected_states;
 using testing::GivenMaps;
@@ -125,7 +125,7 @@ TEST(StateSchedules, GiveTheSameBitsForLargeStatesWithAnyNumberOfThreads) {
   threaded.num_threads = 3;
   const SequencePlan plan =
       SequencePlan::make({0, 40}, Layout::kZigzag, world().size(), world().rank());
-  const auto N = std::ssize(cut_segments(plan, plan.rank()));
+  const auto N = std::ssize(cut_of(plan, plan.rank()));
   const auto seed = static_cast<uint64_t>(world().rank());
   const AffineSummary summary{
       Transition::kDense, testing::random_tensor(ctx, {N, 2, K, K}, 10 + seed, 0.1).to(DType::kF32),
@@ -150,7 +150,7 @@ TEST(StateSchedules, NeverCarryAStateIntoAnotherDocument) {
         for (const auto& [name, schedule] : strategies()) {
           const StateCase c{transition, layout, direction, cu_seqlens};
           const SequencePlan plan = c.plan();
-          const std::vector<Segment> cut = cut_segments(plan, plan.rank());
+          const std::vector<Segment> cut = cut_of(plan, plan.rank());
           const Tensor clean = carry(ctx, *schedule, c);
           for (int64_t poisoned : {0, 2, 4, 5}) {
             const AffineSummary summary = c.summary(ctx);
@@ -316,7 +316,7 @@ TEST(Zeco, ThrowsInWaitWhatItsThreadThrew) {
   const auto schedule = make_zeco(Group(std::make_shared<SilentPeer>()));
   const SequencePlan plan = SequencePlan::make({0, 10}, Layout::kContiguous, 2, 0);
   for (ScanDirection direction : kDirections) {
-    GivenMaps maps(make_summary(ctx, cut_segments(plan, 0), Transition::kIdentity, DType::kF32),
+    GivenMaps maps(make_summary(ctx, cut_of(plan, 0), Transition::kIdentity, DType::kF32),
                    direction);
     auto pending = schedule->carry(ctx, maps, plan, direction);
     expect_error(ErrorCode::kTimeout, {"zeco"}, [&] { pending->wait(); });
@@ -352,13 +352,12 @@ TEST(LocalStates, AreNoneAndServeOneRankOnly) {
   const auto schedule = make_local_states();
   const SequencePlan plan = SequencePlan::local({0, 4, 5, 9});
   for (ScanDirection direction : kDirections) {
-    GivenMaps maps(make_summary(ctx, cut_segments(plan, 0), Transition::kDense, DType::kF64),
-                   direction);
+    GivenMaps maps(make_summary(ctx, cut_of(plan, 0), Transition::kDense, DType::kF64), direction);
     EXPECT_TRUE(bitwise_equal(schedule->carry(ctx, maps, plan, direction)->wait(),
                               ctx.zeros({0, kStateHeads, kStateKeys, kStateValues}, DType::kF64)));
   }
   const SequencePlan shared = SequencePlan::make({0, 4, 5, 9}, Layout::kContiguous, 2, 0);
-  GivenMaps part(make_summary(ctx, cut_segments(shared, 0), Transition::kDense, DType::kF64),
+  GivenMaps part(make_summary(ctx, cut_of(shared, 0), Transition::kDense, DType::kF64),
                  ScanDirection::kForward);
   expect_error(ErrorCode::kInternal, {"plan"},
                [&] { schedule->carry(ctx, part, shared, ScanDirection::kForward); });

@@ -27,7 +27,7 @@ Shape shape_of_m(Transition transition) {
   return {kStateHeads, kStateKeys, kStateKeys};
 }
 
-std::vector<Segment> cut_segments(const SequencePlan& plan, int rank) {
+std::vector<Segment> cut_of(const SequencePlan& plan, int rank) {
   std::vector<Segment> cut;
   for (const Segment& segment : plan.segments(rank)) {
     const auto document = plan.cu_seqlens().begin() + segment.document;
@@ -69,14 +69,14 @@ SequencePlan StateCase::plan() const {
 }
 
 AffineSummary StateCase::summary(const Context& ctx) const {
-  return make_summary(ctx, cut_segments(plan(), plan().rank()), transition, dtype);
+  return make_summary(ctx, cut_of(plan(), plan().rank()), transition, dtype);
 }
 
 StateWalk walk_of(const StateCase& c) {
   const SequencePlan plan = c.plan();
   std::vector<std::pair<Segment, int64_t>> all;
   for (int rank = 0; rank < plan.num_ranks(); ++rank)
-    for (int64_t row = 0; const Segment& segment : cut_segments(plan, rank))
+    for (int64_t row = 0; const Segment& segment : cut_of(plan, rank))
       all.emplace_back(segment, rank == plan.rank() ? row++ : -1);
   std::sort(all.begin(), all.end(), [&](const auto& a, const auto& b) {
     return c.forward() ? a.first.global_begin < b.first.global_begin
@@ -110,7 +110,7 @@ Tensor expected_states(const Context& ctx, const StateCase& c) {
                                 (c.forward() ? j : k)];
     }
   };
-  const auto num_cut = std::ssize(cut_segments(c.plan(), c.plan().rank()));
+  const auto num_cut = std::ssize(cut_of(c.plan(), c.plan().rank()));
   const Tensor states = ctx.zeros({num_cut, kStateHeads, kStateKeys, kStateValues}, DType::kF64);
   constexpr int64_t kStateSize = kStateHeads * kStateKeys * kStateValues;
   std::vector<double> state(kStateSize);

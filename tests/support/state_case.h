@@ -19,8 +19,9 @@ std::vector<std::vector<int64_t>> state_batches();
 // Of a segment's M; for kIdentity, which has none, what it would be if it were dense.
 Shape shape_of_m(Transition transition);
 
-// The segments of a rank that do not hold a whole document: the only ones with states.
-std::vector<Segment> cut_segments(const SequencePlan& plan, int rank);
+// The segments of a rank that do not hold a whole document: the only ones with states. By the
+// definition, as the schedules' own cut_segments() is tested with it.
+std::vector<Segment> cut_of(const SequencePlan& plan, int rank);
 
 // Random maps, of which that of a segment depends on nothing but its place in the batch.
 AffineSummary make_summary(const Context& ctx, std::span<const Segment> segments,
