@@ -18,7 +18,7 @@ using testing::world;
 
 void expect_equal_to_definition(DType dtype, double forward_bound, double gradient_bound) {
   const SoftmaxCalls kernel(std::make_unique<testing::PlainCalls>(),
-                            {.longest_causal = 9, .tile_rows = 5});
+                            CallPlanOptions{.longest_causal = 9, .tile_rows = 5});
   Context ctx;
   ctx.memory->set_poison(true);
   for (const Strategy& strategy : strategies()) {
