@@ -38,7 +38,7 @@ void Event::synchronize() const {}
 double Event::milliseconds_since(const Event&) const {
   refuse_without_cuda("a time");
 }
-void Event::Destroy::operator()(EventHandle) const {}
+void Event::GiveBack::operator()(EventHandle) const {}
 
 Graph::Graph(const Stream&, const std::function<void()>&) {
   refuse_without_cuda("a graph");

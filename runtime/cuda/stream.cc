@@ -2,10 +2,48 @@
 
 #include <cuda_runtime_api.h>
 
+#include <mutex>
+#include <vector>
+
 #include "runtime/cuda/cuda_error.h"
 #include "runtime/error.h"
 
 namespace longship {
+
+// CUDA's events of one GPU that nobody uses at present. For any thread.
+class EventPool {
+ public:
+  explicit EventPool(unsigned flags) : flags_(flags) {}
+  ~EventPool() {
+    for (const EventHandle event : free_) cudaEventDestroy(event);
+  }
+  EventPool(const EventPool&) = delete;
+  EventPool& operator=(const EventPool&) = delete;
+
+  // The GPU is this thread's current one.
+  EventHandle take() {
+    {
+      std::lock_guard lock(mutex_);
+      if (!free_.empty()) {
+        const EventHandle event = free_.back();
+        free_.pop_back();
+        return event;
+      }
+    }
+    EventHandle event = nullptr;
+    check_cuda(cudaEventCreateWithFlags(&event, flags_), "create an event");
+    return event;
+  }
+  void give(EventHandle event) {
+    std::lock_guard lock(mutex_);
+    free_.push_back(event);
+  }
+
+ private:
+  const unsigned flags_;
+  std::mutex mutex_;
+  std::vector<EventHandle> free_;
+};
 
 bool Event::has_passed() const {
   if (handle_ == nullptr) return true;
@@ -25,12 +63,15 @@ double Event::milliseconds_since(const Event& start) const {
   return milliseconds;
 }
 
-// CUDA keeps what an event means to those who wait for it until they are done.
-void Event::Destroy::operator()(EventHandle event) const {
-  cudaEventDestroy(event);
+// It may be recorded anew at once: CUDA keeps what an event meant to those who wait for it.
+void Event::GiveBack::operator()(EventHandle event) const {
+  pool->give(event);
 }
 
-Stream::Stream(Device gpu, StreamPriority priority) : device_(gpu) {
+Stream::Stream(Device gpu, StreamPriority priority)
+    : device_(gpu),
+      plain_events_(std::make_shared<EventPool>(cudaEventDisableTiming)),
+      timed_events_(std::make_shared<EventPool>(cudaEventDefault)) {
   LONGSHIP_CHECK(gpu.kind == DeviceKind::kCuda, "a stream of {}", device_name(gpu));
   check_cuda(cudaSetDevice(gpu.index), "use " + device_name(gpu));
   int least = 0, greatest = 0;
@@ -51,24 +92,22 @@ StreamHandle Stream::handle() const {
   return handle_;
 }
 
-Event Stream::record(unsigned flags) const {
+Event Stream::record(const std::shared_ptr<EventPool>& pool) const {
   const StreamHandle stream = handle();
-  EventHandle handle = nullptr;
-  check_cuda(cudaEventCreateWithFlags(&handle, flags), "create an event");
   Event event;
-  event.handle_.reset(handle);
+  event.handle_ = {pool->take(), Event::GiveBack{pool}};
   event.stream_ = stream;
   event.ordinal_ = ++num_events_;
-  check_cuda(cudaEventRecord(handle, stream), "record an event");
+  check_cuda(cudaEventRecord(event.handle_.get(), stream), "record an event");
   return event;
 }
 
 Event Stream::record() const {
-  return record(cudaEventDisableTiming);
+  return record(plain_events_);
 }
 
 Event Stream::record_time() const {
-  return record(cudaEventDefault);
+  return record(timed_events_);
 }
 
 void Stream::wait(const Event& event) const {

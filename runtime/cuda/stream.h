@@ -11,6 +11,8 @@
 
 namespace longship {
 
+class EventPool;
+
 // A point in the order of one stream: what was enqueued before Stream::record(). Empty when
 // default-constructed, and then it has always passed.
 class Event {
@@ -29,11 +31,12 @@ class Event {
 
  private:
   friend class Stream;
-  struct Destroy {
+  struct GiveBack {
+    std::shared_ptr<EventPool> pool;
     void operator()(EventHandle event) const;
   };
 
-  std::unique_ptr<CUevent_st, Destroy> handle_;
+  std::unique_ptr<CUevent_st, GiveBack> handle_;
   StreamHandle stream_ = nullptr;
   int64_t ordinal_ = 0;
 };
@@ -63,10 +66,12 @@ class Stream {
   void synchronize() const;
 
  private:
-  Event record(unsigned flags) const;
+  Event record(const std::shared_ptr<EventPool>& pool) const;
 
   Device device_;
   StreamHandle handle_ = nullptr;
+  // Events are many, and making or destroying one takes the driver longer than recording it.
+  std::shared_ptr<EventPool> plain_events_, timed_events_;
   mutable std::atomic<int64_t> num_events_ = 0;
 };
 

@@ -33,6 +33,21 @@ TEST(StreamOnGpu, RunsBesideOthersUnlessItWaits) {
   EXPECT_FALSE(gpu.copy->record().has_passed());
 }
 
+TEST(StreamOnGpu, WaitsForWhatAnEventMeantThoughItsPlaceIsTakenByAnother) {
+  const Gpu gpu(0);
+  StreamGate gate(*gpu.copy);
+  gpu.compute->wait(gpu.copy->record());  // the event is given back here
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(gpu.copy->record().has_passed());
+  const Event computed = gpu.compute->record();
+  for (int i = 0; i < 3; ++i) {
+    const Event other = gpu.communication->record();
+    other.synchronize();
+    EXPECT_FALSE(computed.has_passed());
+  }
+  gate.open();
+  computed.synchronize();
+}
+
 TEST(StreamOnGpu, EmptyEventHasPassed) {
   const Gpu gpu(0);
   const Event empty;
