@@ -29,7 +29,7 @@ class StreamWaits {
   class HostLoop {
    public:
     explicit HostLoop(StreamWaits& waits) : waits_(waits) {}
-    // In every turn of the loop.
+    // In every turn of the loop; asks the GPU now and then.
     void look();
 
    private:
