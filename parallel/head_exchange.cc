@@ -1,6 +1,5 @@
 #include "parallel/head_exchange.h"
 
-#include <numeric>
 #include <utility>
 
 #include "parallel/message_rows.h"
@@ -66,26 +65,27 @@ std::vector<std::vector<HeadShare>> in_groups(const std::vector<HeadShare>& shar
   return groups;
 }
 
-HeadExchange::HeadExchange(Group group, std::vector<int64_t> tokens_per_rank,
+HeadExchange::HeadExchange(Group group, std::shared_ptr<const GroupRows> rows,
                            std::vector<HeadRange> ranges)
     : group_(std::move(group)),
-      tokens_per_rank_(std::move(tokens_per_rank)),
+      rows_(std::move(rows)),
       ranges_(std::move(ranges)),
       is_shared_(overlap(ranges_)) {
   LONGSHIP_CHECK(
-      std::ssize(tokens_per_rank_) == group_.size() && std::ssize(ranges_) == group_.size(),
-      "tokens of {} ranks and heads of {} in a group of {}", tokens_per_rank_.size(),
-      ranges_.size(), group_.size());
+      std::ssize(rows_->of_rank) == group_.size() && std::ssize(ranges_) == group_.size(),
+      "tokens of {} ranks and heads of {} in a group of {}", rows_->of_rank.size(), ranges_.size(),
+      group_.size());
 }
 
-template <class F>
-void HeadExchange::for_each_rank(const Tensor& x_SNX, F&& f) const {
-  int64_t row = 0;
-  for (int rank = 0; rank < group_.size(); ++rank) {
-    const int64_t num_rows = tokens_per_rank_[static_cast<size_t>(rank)];
-    f(rank, x_SNX.slice(0, row, num_rows));
-    row += num_rows;
-  }
+int64_t HeadExchange::num_local_tokens() const {
+  int64_t count = 0;
+  for (const GroupRows::Run& run : own_runs()) count += run.length;
+  return count;
+}
+
+void HeadExchange::send_tokens_of(int rank, const Tensor& x_SNX, std::vector<P2P>& batch) const {
+  for (const GroupRows::Run& run : runs_of(rank))
+    batch.push_back(P2P::send(rank, x_SNX.slice(0, run.row, run.length)));
 }
 
 template <class F>
@@ -102,23 +102,26 @@ void HeadExchange::for_each_block(const Tensor& blocks, int64_t size, F&& f) con
 Tensor HeadExchange::to_heads(const Context& ctx, const Tensor& x_THX,
                               std::vector<P2P>& batch) const {
   const Tensor rows = has_contiguous_rows(x_THX) ? x_THX : x_THX.contiguous();
-  const int64_t group_tokens =
-      std::accumulate(tokens_per_rank_.begin(), tokens_per_rank_.end(), int64_t{0});
-  const Tensor x_SNX = ctx.empty({group_tokens, mine().count, x_THX.dim(2)}, x_THX.dtype());
-  for_each_rank(x_SNX, [&](int rank, const Tensor& of_rank) {
-    batch.push_back(P2P::send(rank, heads_of(rows, ranges_[static_cast<size_t>(rank)])));
-    batch.push_back(P2P::receive(rank, of_rank));
-  });
+  const Tensor x_SNX = ctx.empty({rows_->num_rows, mine().count, x_THX.dim(2)}, x_THX.dtype());
+  for (int rank = 0; rank < group_.size(); ++rank) {
+    const Tensor heads = heads_of(rows, ranges_[static_cast<size_t>(rank)]);
+    for (const GroupRows::Run& run : own_runs())
+      batch.push_back(P2P::send(rank, heads.slice(0, run.slot, run.length)));
+    for (const GroupRows::Run& run : runs_of(rank))
+      batch.push_back(P2P::receive(rank, x_SNX.slice(0, run.row, run.length)));
+  }
   return x_SNX;
 }
 
 void HeadExchange::to_tokens(const Tensor& x_SNX, const Tensor& x_THX,
                              std::vector<P2P>& batch) const {
   LONGSHIP_CHECK(!is_shared_, "heads of several ranks would arrive in one place");
-  for_each_rank(x_SNX, [&](int rank, const Tensor& of_rank) {
-    batch.push_back(P2P::send(rank, of_rank));
-    batch.push_back(P2P::receive(rank, heads_of(x_THX, ranges_[static_cast<size_t>(rank)])));
-  });
+  for (int rank = 0; rank < group_.size(); ++rank) {
+    send_tokens_of(rank, x_SNX, batch);
+    const Tensor heads = heads_of(x_THX, ranges_[static_cast<size_t>(rank)]);
+    for (const GroupRows::Run& run : own_runs())
+      batch.push_back(P2P::receive(rank, heads.slice(0, run.slot, run.length)));
+  }
 }
 
 Tensor HeadExchange::to_blocks(const Context& ctx, const Tensor& x_SNX,
@@ -127,10 +130,10 @@ Tensor HeadExchange::to_blocks(const Context& ctx, const Tensor& x_SNX,
   for (const HeadRange& range : ranges_) num_dealt += range.count;
   const int64_t size = x_SNX.dim(2);
   const Tensor blocks = ctx.empty({num_local_tokens() * num_dealt * size}, x_SNX.dtype());
-  for_each_rank(
-      x_SNX, [&](int rank, const Tensor& of_rank) { batch.push_back(P2P::send(rank, of_rank)); });
   for_each_block(blocks, size, [&](int rank, const Tensor& block) {
-    batch.push_back(P2P::receive(rank, block));
+    send_tokens_of(rank, x_SNX, batch);
+    for (const GroupRows::Run& run : own_runs())
+      batch.push_back(P2P::receive(rank, block.slice(0, run.slot, run.length)));
   });
   return blocks;
 }
@@ -166,13 +169,13 @@ void HeadTransfer::arrive(const Context& ctx) {
   for (const Sum& sum : std::exchange(sums_, {})) sum.heads.add_blocks(ctx, sum.blocks, sum.x_THX);
 }
 
-HeadRoute HeadRoute::of(const Group& group, const std::vector<int64_t>& tokens_per_rank,
+HeadRoute HeadRoute::of(const Group& group, const std::shared_ptr<const GroupRows>& rows,
                         const std::vector<HeadShare>& shares) {
   std::vector<HeadRange> query;
   for (const HeadShare& share : shares) query.push_back(share.query);
   return {.mine = shares[static_cast<size_t>(group.rank())],
-          .query = HeadExchange(group, tokens_per_rank, std::move(query)),
-          .kv = HeadExchange(group, tokens_per_rank, kv_ranges(shares))};
+          .query = HeadExchange(group, rows, std::move(query)),
+          .kv = HeadExchange(group, rows, kv_ranges(shares))};
 }
 
 }  // namespace longship

@@ -1,17 +1,20 @@
 // The all-to-alls between the two ways of sharing attention, "my tokens, all heads" and "all
 // tokens, my heads" (DeepSpeed-Ulysses, Jacobs et al. 2023, arXiv 2309.14509), for any number of
 // heads: they are dealt in runs as equal as possible. Nothing is packed: messages leave from where
-// a rank's heads lie among the others, and arrive there.
+// a rank's heads lie among the others, and arrive where its tokens lie in batch order, a message
+// for each run of tokens (two of a rank on zigzag).
 //
 // Names: T tokens of this rank, S tokens of all ranks of the group, H all heads, N the heads of
 // this rank, X the size of one head.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string_view>
 #include <vector>
 
 #include "parallel/group.h"
+#include "parallel/group_rows.h"
 #include "parallel/head_range.h"
 #include "runtime/context.h"
 
@@ -39,17 +42,16 @@ std::vector<std::vector<HeadShare>> in_groups(const std::vector<HeadShare>& shar
 // How one kind of head (query or KV) is shared.
 class HeadExchange {
  public:
-  // Rank p of `group` has tokens_per_rank[p] tokens and gets the heads ranges[p]; ranges of several
-  // ranks may overlap.
-  HeadExchange(Group group, std::vector<int64_t> tokens_per_rank, std::vector<HeadRange> ranges);
+  // Rank p of `group` has the tokens rows->of_rank[p] and gets the heads ranges[p]; ranges of
+  // several ranks may overlap.
+  HeadExchange(Group group, std::shared_ptr<const GroupRows> rows, std::vector<HeadRange> ranges);
 
   const Group& group() const { return group_; }
-  int64_t num_local_tokens() const { return tokens_per_rank_[static_cast<size_t>(group_.rank())]; }
   // Some head is on several ranks.
   bool is_shared() const { return is_shared_; }
 
   // Adds to `batch` the messages that bring x_THX to x_SNX, which is returned; its rows are in
-  // (rank, slot) order.
+  // batch order.
   Tensor to_heads(const Context& ctx, const Tensor& x_THX, std::vector<P2P>& batch) const;
   // The way back to where the heads lie in x_THX, if none is shared.
   void to_tokens(const Tensor& x_SNX, const Tensor& x_THX, std::vector<P2P>& batch) const;
@@ -61,15 +63,18 @@ class HeadExchange {
 
  private:
   const HeadRange& mine() const { return ranges_[static_cast<size_t>(group_.rank())]; }
-  // Calls f(rank, its rows of a tensor of the tokens of all ranks).
-  template <class F>
-  void for_each_rank(const Tensor& x_SNX, F&& f) const;
+  const std::vector<GroupRows::Run>& runs_of(int rank) const {
+    return rows_->of_rank[static_cast<size_t>(rank)];
+  }
+  const std::vector<GroupRows::Run>& own_runs() const { return runs_of(group_.rank()); }
+  void send_tokens_of(int rank, const Tensor& x_SNX, std::vector<P2P>& batch) const;
+  int64_t num_local_tokens() const;
   // Calls f(rank, its block).
   template <class F>
   void for_each_block(const Tensor& blocks, int64_t size, F&& f) const;
 
   Group group_;
-  std::vector<int64_t> tokens_per_rank_;
+  std::shared_ptr<const GroupRows> rows_;
   std::vector<HeadRange> ranges_;
   bool is_shared_;
 };
@@ -111,8 +116,8 @@ struct HeadRoute {
   HeadExchange query;
   HeadExchange kv;
 
-  // Rank p of `group` has tokens_per_rank[p] tokens and computes shares[p].
-  static HeadRoute of(const Group& group, const std::vector<int64_t>& tokens_per_rank,
+  // Rank p of `group` has the tokens rows->of_rank[p] and computes shares[p].
+  static HeadRoute of(const Group& group, const std::shared_ptr<const GroupRows>& rows,
                       const std::vector<HeadShare>& shares);
 
   const Group& group() const { return query.group(); }

@@ -22,13 +22,6 @@ struct HeadPart {
   SoftmaxBlockOutput output = {};
 };
 
-// The tokens of each rank of this rank's group.
-std::vector<int64_t> tokens_in_group(const SequencePlan& plan, int group_size) {
-  const auto first =
-      plan.tokens_per_rank().begin() + plan.rank() / group_size * int64_t{group_size};
-  return {first, first + group_size};
-}
-
 // The KV head of each query head of a share, counted from its first one.
 std::vector<int64_t> kv_heads_of(const HeadShare& share, const AttentionShape& shape) {
   const std::vector<int64_t> all = grouped_kv_heads(shape.num_heads, shape.num_kv_heads);
@@ -173,8 +166,9 @@ class HeadForward {
       : shape_(shape), passes_(grid.passes), home_(grid.heads) {
     const int group_size = grid.heads.size();
     const SequencePlan coarse = plan.coarsened(group_size);
+    const std::shared_ptr<const GroupRows> rows = plan.rows_in_group(group_size);
     for (const std::vector<HeadShare>& shares : groups) {
-      HeadRoute route = HeadRoute::of(grid.heads, tokens_in_group(plan, group_size), shares);
+      HeadRoute route = HeadRoute::of(grid.heads, rows, shares);
       ResidentAttention call{.input = {.q_THD = {},
                                        .k_SKD = {},
                                        .v_SKV = {},

@@ -1,7 +1,8 @@
 // What schedules have in common that bring whole heads together before attention: ulysses and usp.
 // All-to-alls among adjacent ranks turn "my tokens, all heads" into "the group's tokens, my heads",
-// passes between such groups compute attention on them, and the output goes back the same way. Rows
-// lie in (rank, slot) order, as SequencePlan::coarsened() describes them.
+// passes between such groups compute attention on them, and the output goes back the same way.
+// Tokens of a group lie in batch order there, as SequencePlan::coarsened() describes them: what a
+// layout has torn apart is one run again, for which kernels are fastest.
 //
 // Heads travel and are computed in groups of whole KV heads, in_groups() of head_exchange.h: while
 // one is computed, the next one's q, k and v are on their way and the output of the one before goes

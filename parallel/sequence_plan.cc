@@ -107,6 +107,20 @@ SequencePlan SequencePlan::coarsened(int ranks_per_group) const {
   return *memo().get<SequencePlan>(ranks_per_group, [&] { return coarsen(ranks_per_group); });
 }
 
+std::shared_ptr<const GroupRows> SequencePlan::rows_in_group(int ranks_per_group) const {
+  return memo().get<GroupRows>(ranks_per_group, [&] { return find_rows(ranks_per_group); });
+}
+
+// The segments of the ranks from `first_rank` on, with their ranks counted from it.
+std::vector<SequencePlan::OfRank> SequencePlan::in_batch_order(int first_rank,
+                                                               int num_ranks) const {
+  std::vector<OfRank> all;
+  for (int rank = 0; rank < num_ranks; ++rank)
+    for (const Segment& segment : segments(first_rank + rank)) all.push_back({rank, segment});
+  std::ranges::sort(all, {}, [](const OfRank& of) { return of.segment.global_begin; });
+  return all;
+}
+
 SequencePlan SequencePlan::coarsen(int ranks_per_group) const {
   const auto table = std::make_shared<Table>();
   table->layout = layout();
@@ -115,12 +129,10 @@ SequencePlan SequencePlan::coarsen(int ranks_per_group) const {
   for (int first = 0; first < num_ranks(); first += ranks_per_group) {
     std::vector<Segment>& joined = table->segments.emplace_back();
     int64_t& num_rows = table->num_tokens.emplace_back(0);
-    for (int peer = first; peer < first + ranks_per_group; ++peer) {
-      for (Segment segment : segments(peer)) {
-        segment.slot += num_rows;
-        append(joined, segment);
-      }
-      num_rows += num_tokens(peer);
+    for (auto [rank, segment] : in_batch_order(first, ranks_per_group)) {
+      segment.slot = num_rows;
+      append(joined, segment);
+      num_rows += segment.length;
     }
   }
   SequencePlan plan;
@@ -128,9 +140,33 @@ SequencePlan SequencePlan::coarsen(int ranks_per_group) const {
   return plan;
 }
 
+GroupRows SequencePlan::find_rows(int ranks_per_group) const {
+  GroupRows rows;
+  rows.of_rank.resize(static_cast<size_t>(ranks_per_group));
+  const int first = rank() / ranks_per_group * ranks_per_group;
+  for (const auto& [rank, segment] : in_batch_order(first, ranks_per_group)) {
+    std::vector<GroupRows::Run>& runs = rows.of_rank[static_cast<size_t>(rank)];
+    const bool goes_on = !runs.empty() && runs.back().slot + runs.back().length == segment.slot &&
+                         runs.back().row + runs.back().length == rows.num_rows;
+    if (goes_on)
+      runs.back().length += segment.length;
+    else
+      runs.push_back({segment.slot, rows.num_rows, segment.length});
+    rows.num_rows += segment.length;
+  }
+  return rows;
+}
+
 std::vector<Segment> SequencePlan::gathered_segments() const {
-  const SequencePlan whole = coarsened(num_ranks());
-  std::vector<Segment> gathered(whole.segments(0).begin(), whole.segments(0).end());
+  std::vector<Segment> gathered;
+  int64_t num_rows = 0;
+  for (int peer = 0; peer < num_ranks(); ++peer) {
+    for (Segment segment : segments(peer)) {
+      segment.slot += num_rows;
+      append(gathered, segment);
+    }
+    num_rows += num_tokens(peer);
+  }
   std::ranges::sort(gathered, {}, &Segment::global_begin);
   return gathered;
 }

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "parallel/group_rows.h"
 #include "runtime/context.h"
 #include "runtime/memo.h"
 
@@ -68,13 +69,15 @@ class SequencePlan {
   }
   std::span<const Segment> local_segments() const { return segments(rank()); }
   // The segments of the whole batch, in batch order, as rows of the tensor that holds every rank's
-  // tokens in (rank, slot) order: what all-to-all and all-gather deliver. `slot` is that row.
+  // tokens in (rank, slot) order: what all-gather delivers. `slot` is that row.
   std::vector<Segment> gathered_segments() const;
 
   // The plan as seen by groups of `ranks_per_group` adjacent ranks (a divisor of num_ranks()) that
-  // hold their tokens together, in (rank, slot) order: its rank j is the group j, and its rank()
-  // the group of this rank. layout() is that of the ranks.
+  // hold their tokens together, in batch order whatever the layout: its rank j is the group j, and
+  // its rank() the group of this rank. layout() is that of the ranks.
   SequencePlan coarsened(int ranks_per_group) const;
+  // Where the tokens of the ranks of this rank's group are there.
+  std::shared_ptr<const GroupRows> rows_in_group(int ranks_per_group) const;
 
   // Position within its document of every local token, [T] i64. On the host: in ctx.memory if that
   // is the host's.
@@ -97,7 +100,13 @@ class SequencePlan {
     std::vector<int64_t> num_tokens;
     Memo memo;
   };
+  struct OfRank {
+    int rank;
+    Segment segment;
+  };
+  std::vector<OfRank> in_batch_order(int first_rank, int num_ranks) const;
   SequencePlan coarsen(int ranks_per_group) const;
+  GroupRows find_rows(int ranks_per_group) const;
 
   std::shared_ptr<const Table> table_ = std::make_shared<Table>();
 };

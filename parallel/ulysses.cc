@@ -3,7 +3,7 @@
 // An all-to-all turns "my tokens, all heads" into "all tokens, my heads", attention runs locally on
 // whole heads, and the reverse all-to-all brings the output home. Query heads are dealt in runs as
 // equal as possible; a rank is sent each KV head that its query heads use, once, although other
-// ranks may be sent it too. Rows arrive in (rank, slot) order, which the mask describes as it is.
+// ranks may be sent it too. Tokens arrive in batch order: no layout costs more than another.
 //
 // Sent by rank r, with s_p tokens, h_p query heads and k_p KV heads on rank p, e bytes an element:
 //   "ulysses.fwd"  sum over p != r of  s_r (h_p D + k_p (D + V)) e    q, k, v

@@ -5,19 +5,6 @@
 
 namespace longship {
 
-Tensor WholeSequence::to_batch_order(const Context& ctx, const Tensor& x) const {
-  return plan_.layout() == Layout::kContiguous ? x : plan_.unshard(ctx, x);
-}
-
-Tensor WholeSequence::to_rank_order(const Context& ctx, const Tensor& x) const {
-  if (plan_.layout() == Layout::kContiguous) return x;
-  const Tensor by_rank = ctx.empty(x.shape(), x.dtype());
-  for (const Segment& segment : plan_.gathered_segments())
-    by_rank.slice(0, segment.slot, segment.length)
-        .copy_from(x.slice(0, segment.global_begin, segment.length));
-  return by_rank;
-}
-
 HeadGroup::HeadGroup(HeadRoute route, int64_t heads_per_key_head) : route_(std::move(route)) {
   const HeadRange& heads = route_.mine.query;
   for (int64_t head = heads.begin; head < heads.end(); ++head)
@@ -66,7 +53,7 @@ std::vector<HeadGroup> make_head_groups(const Group& sp, const SequencePlan& pla
   std::vector<HeadGroup> groups;
   for (const auto& shares :
        in_groups(deal_heads(num_heads, num_key_heads, sp.size()), kMaxUlyssesGroups))
-    groups.emplace_back(HeadRoute::of(sp, plan.tokens_per_rank(), shares),
+    groups.emplace_back(HeadRoute::of(sp, plan.rows_in_group(sp.size()), shares),
                         num_heads / num_key_heads);
   return groups;
 }

@@ -1,31 +1,14 @@
-// What linear Ulysses deals with beside kernels and messages: the order of tokens on whole
-// sequences, and which key heads the heads of a rank read.
+// Which key heads the heads of a rank read in linear Ulysses.
 //
 // Names: S tokens of all ranks; g key heads and h state heads of this rank in a group.
 #pragma once
 
-#include <span>
 #include <vector>
 
 #include "attention/linear/linear_kernel.h"
 #include "parallel/head_exchange.h"
 
 namespace longship {
-
-// All tokens of a batch, as they arrive from the ranks, in (rank, slot) order, and in batch order.
-// The two differ on zigzag only.
-class WholeSequence {
- public:
-  explicit WholeSequence(const SequencePlan& plan)
-      : plan_(plan), whole_plan_(SequencePlan::local(plan.cu_seqlens())) {}
-
-  std::span<const Segment> segments() const { return whole_plan_.local_segments(); }
-  Tensor to_batch_order(const Context& ctx, const Tensor& x) const;
-  Tensor to_rank_order(const Context& ctx, const Tensor& x) const;
-
- private:
-  SequencePlan plan_, whole_plan_;
-};
 
 // Heads that travel together: how they get to whole sequences and back, and which key head each of
 // this rank's reads.

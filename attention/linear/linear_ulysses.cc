@@ -48,21 +48,17 @@ class InputTransfer {
   }
 
   // All tokens in batch order, this rank's heads of the group.
-  LinearInput arrive(const Context& ctx, const WholeSequence& sequence) {
+  LinearInput arrive() {
     transfer_.wait();
-    auto ordered = [&](Tensor& x) {
-      return sequence.to_batch_order(ctx, std::exchange(x, Tensor()));
-    };
-    LinearInput whole{.q_TGK = ordered(q_),
-                      .k_TGK = ordered(k_),
-                      .v_THV = ordered(v_),
-                      .gate = constant_gate_H_,
+    LinearInput whole{.q_TGK = std::move(q_),
+                      .k_TGK = std::move(k_),
+                      .v_THV = std::move(v_),
+                      .gate = gate_.defined() ? std::move(gate_) : constant_gate_H_,
                       .beta_TH = {},
                       .scale = scale_};
     const int64_t S = whole.v_THV.dim(0);
-    if (gate_.defined()) whole.gate = ordered(gate_);
     if (gate_rank_ == 2) whole.gate = whole.gate.reshape({S, heads_.count});
-    if (beta_.defined()) whole.beta_TH = ordered(beta_).reshape({S, heads_.count});
+    if (beta_.defined()) whole.beta_TH = beta_.reshape({S, heads_.count});
     return whole;
   }
 
@@ -76,14 +72,13 @@ class InputTransfer {
 
 // Sends the gradients of a group into those of all heads of the local tokens, `local`, whose dtypes
 // travel. Keys' gradients are summed before they are rounded.
-HeadTransfer send_home(const Context& ctx, const HeadGroup& group, const WholeSequence& sequence,
-                       const LinearGradients& whole, const LinearGradients& local) {
+HeadTransfer send_home(const Context& ctx, const HeadGroup& group, const LinearGradients& whole,
+                       const LinearGradients& local) {
   const HeadExchange &key = group.route().kv, &query = group.route().query;
   HeadTransfer transfer(group.route().group());
   auto leave = [&](const HeadExchange& heads, const Tensor& dx, const Tensor& into) {
     if (!dx.defined()) return;
-    const Tensor by_rank = sequence.to_rank_order(ctx, with_head_size(dx));
-    transfer.to_tokens(ctx, heads, by_rank.to(into.dtype()), with_head_size(into));
+    transfer.to_tokens(ctx, heads, with_head_size(dx).to(into.dtype()), with_head_size(into));
   };
   leave(key, whole.dq_TGK, local.dq_TGK);
   leave(key, whole.dk_TGK, local.dk_TGK);
@@ -99,7 +94,7 @@ class LinearUlyssesNode final : public LinearNode {
   struct Saved {
     std::vector<LinearInput> whole;  // by group, as they arrived
     std::vector<HeadGroup> groups;
-    WholeSequence sequence;
+    SequencePlan whole_plan;  // of all tokens, in batch order
     int64_t num_key_heads, num_heads;
   };
 
@@ -126,14 +121,14 @@ class LinearUlyssesNode final : public LinearNode {
     std::vector<HeadTransfer> homeward;
     for (size_t i = 0; i < groups.size(); ++i) {
       arriving.wait();
-      const Tensor do_ShV = saved_.sequence.to_batch_order(ctx, next);
+      const Tensor do_ShV = std::move(next);
       if (i + 1 < groups.size()) next = start(i + 1);
       const LinearInput& whole = saved_.whole[i];
       const LinearGradients gradients = groups[i].is_idle()
                                             ? no_gradients(ctx, whole)
                                             : gradients_of(ctx, groups[i], whole, do_ShV);
       if (i == 0) local = room(ctx);
-      homeward.push_back(send_home(ctx, groups[i], saved_.sequence, gradients, local));
+      homeward.push_back(send_home(ctx, groups[i], gradients, local));
     }
     for (HeadTransfer& transfer : homeward) transfer.arrive(ctx);
     add(ctx, std::move(local));
@@ -145,7 +140,7 @@ class LinearUlyssesNode final : public LinearNode {
     const LinearInput input = group.as_kernel_takes(ctx, whole);
     const Tensor states_NHKV = no_states(ctx, input);
     const auto phases =
-        kernel.backward(ctx, input, saved_.sequence.segments(), {}, states_NHKV, do_ShV);
+        kernel.backward(ctx, input, saved_.whole_plan.local_segments(), {}, states_NHKV, do_ShV);
     phases->intra(ctx);
     LinearGradients gradients = phases->gradients(ctx, states_NHKV);
     group.join_copies(ctx, gradients);
@@ -194,10 +189,10 @@ class LinearUlyssesNode final : public LinearNode {
 };
 
 Tensor outputs_of(Context& ctx, const LinearKernel& kernel, const HeadGroup& group,
-                  const WholeSequence& sequence, const LinearInput& whole) {
+                  const SequencePlan& whole_plan, const LinearInput& whole) {
   if (group.is_idle()) return ctx.empty(whole.v_THV.shape(), whole.v_THV.dtype());
   const LinearInput taken = group.as_kernel_takes(ctx, whole);
-  const auto phases = kernel.forward(ctx, taken, sequence.segments(), {});
+  const auto phases = kernel.forward(ctx, taken, whole_plan.local_segments(), {});
   phases->intra(ctx);
   return phases->outputs(ctx, no_states(ctx, taken));
 }
@@ -217,7 +212,7 @@ class LinearUlysses final : public LinearSchedule {
     const int64_t G = local.q_TGK.dim(1), H = local.v_THV.dim(1);
     LinearUlyssesNode::Saved kept{.whole = {},
                                   .groups = make_head_groups(sp_, plan, G, H),
-                                  .sequence = WholeSequence(plan),
+                                  .whole_plan = plan.coarsened(sp_.size()),
                                   .num_key_heads = G,
                                   .num_heads = H};
     const std::vector<HeadGroup>& groups = kept.groups;
@@ -225,12 +220,11 @@ class LinearUlysses final : public LinearSchedule {
     HeadTransfer homeward(sp_);
     Tensor o_THV;
     for (size_t i = 0; i < groups.size(); ++i) {
-      LinearInput whole = next.arrive(ctx, kept.sequence);
+      LinearInput whole = next.arrive();
       if (i + 1 < groups.size()) next = InputTransfer(ctx, groups[i + 1], local);
-      const Tensor o_ShV = outputs_of(ctx, kernel, groups[i], kept.sequence, whole);
+      const Tensor o_ShV = outputs_of(ctx, kernel, groups[i], kept.whole_plan, whole);
       if (i == 0) o_THV = ctx.empty(local.v_THV.shape(), local.v_THV.dtype());
-      homeward.to_tokens(ctx, groups[i].route().query, kept.sequence.to_rank_order(ctx, o_ShV),
-                         o_THV);
+      homeward.to_tokens(ctx, groups[i].route().query, o_ShV, o_THV);
       homeward.depart(kForward);
       if (recording) kept.whole.push_back(std::move(whole));
     }

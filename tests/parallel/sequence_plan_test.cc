@@ -143,7 +143,7 @@ TEST(SequencePlan, GatheredSegmentsPointAtTheRowsOfTheConcatenatedShards) {
   });
 }
 
-TEST(SequencePlan, CoarsenedHoldsTheTokensOfNeighboursOneRankAfterTheOther) {
+TEST(SequencePlan, CoarsenedHoldsTheTokensOfNeighboursInBatchOrder) {
   for_each_case([](const std::vector<int64_t>& cu_seqlens, Layout layout, int num_ranks) {
     for (int group_size = 1; group_size <= num_ranks; ++group_size) {
       if (num_ranks % group_size != 0) continue;
@@ -158,6 +158,7 @@ TEST(SequencePlan, CoarsenedHoldsTheTokensOfNeighboursOneRankAfterTheOther) {
         for (int rank = group * group_size; rank < (group + 1) * group_size; ++rank)
           for (int64_t token : expected_tokens(cu_seqlens.back(), layout, num_ranks, rank))
             expected.push_back(token);
+        std::ranges::sort(expected);
         const Segment* previous = nullptr;
         for (const Segment& segment : plan.segments(group)) {
           EXPECT_EQ(segment.slot, static_cast<int64_t>(found.size()));
@@ -176,8 +177,40 @@ TEST(SequencePlan, CoarsenedHoldsTheTokensOfNeighboursOneRankAfterTheOther) {
       }
     }
   });
+  // Whatever the layout, a document among all ranks is in one piece.
+  EXPECT_EQ(SequencePlan::make({0, 5, 64}, Layout::kZigzag, 4, 0).coarsened(4).segments(0).size(),
+            2u);
   EXPECT_THROW(SequencePlan::make({0, 8}, Layout::kZigzag, 4, 0).coarsened(3), Error);
   EXPECT_THROW(SequencePlan::make({0, 8}, Layout::kZigzag, 4, 0).coarsened(0), Error);
+}
+
+TEST(SequencePlan, RowsInAGroupAreThoseOfTheCoarsenedPlan) {
+  for_each_case([](const std::vector<int64_t>& cu_seqlens, Layout layout, int num_ranks) {
+    for (int group_size = 1; group_size <= num_ranks; ++group_size) {
+      if (num_ranks % group_size != 0) continue;
+      const int last = num_ranks - 1, first_of_group = num_ranks - group_size;
+      const SequencePlan plan = SequencePlan::make(cu_seqlens, layout, num_ranks, last);
+      std::vector<int64_t> token_of_row;
+      for (const Segment& segment : plan.coarsened(group_size).local_segments())
+        for (int64_t i = 0; i < segment.length; ++i)
+          token_of_row.push_back(segment.global_begin + i);
+      const auto rows = plan.rows_in_group(group_size);
+      EXPECT_EQ(rows->num_rows, static_cast<int64_t>(token_of_row.size()));
+      ASSERT_EQ(std::ssize(rows->of_rank), group_size);
+      for (int rank = 0; rank < group_size; ++rank) {
+        std::vector<int64_t> found;
+        const auto& runs = rows->of_rank[static_cast<size_t>(rank)];
+        EXPECT_LE(runs.size(), layout == Layout::kZigzag ? 2u : 1u);
+        for (const GroupRows::Run& run : runs) {
+          EXPECT_EQ(run.slot, static_cast<int64_t>(found.size()));
+          for (int64_t i = 0; i < run.length; ++i)
+            found.push_back(token_of_row[static_cast<size_t>(run.row + i)]);
+        }
+        EXPECT_EQ(found,
+                  expected_tokens(cu_seqlens.back(), layout, num_ranks, first_of_group + rank));
+      }
+    }
+  });
 }
 
 TEST(SequencePlan, PositionsRestartWithEachDocument) {
