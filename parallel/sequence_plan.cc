@@ -58,6 +58,42 @@ void check_cu_seqlens(const std::vector<int64_t>& cu_seqlens) {
                                      .next = next});
 }
 
+void check_group_size(const SequencePlan& plan, int ranks_per_group) {
+  LONGSHIP_CHECK(ranks_per_group > 0 && plan.num_ranks() % ranks_per_group == 0,
+                 "groups of {} ranks among {}", ranks_per_group, plan.num_ranks());
+}
+
+struct OfRank {
+  int rank;  // counted from the first of its group
+  Segment segment;
+};
+
+// The segments of a group in batch order.
+std::vector<OfRank> in_batch_order(const SequencePlan& plan, int first_rank, int num_ranks) {
+  std::vector<OfRank> all;
+  for (int rank = 0; rank < num_ranks; ++rank)
+    for (const Segment& segment : plan.segments(first_rank + rank)) all.push_back({rank, segment});
+  std::ranges::sort(all, {}, [](const OfRank& of) { return of.segment.global_begin; });
+  return all;
+}
+
+GroupRows find_rows(const SequencePlan& plan, int ranks_per_group) {
+  GroupRows rows;
+  rows.of_rank.resize(static_cast<size_t>(ranks_per_group));
+  const int first = plan.rank() / ranks_per_group * ranks_per_group;
+  for (const auto& [rank, segment] : in_batch_order(plan, first, ranks_per_group)) {
+    std::vector<GroupRows::Run>& runs = rows.of_rank[static_cast<size_t>(rank)];
+    const bool goes_on = !runs.empty() && runs.back().slot + runs.back().length == segment.slot &&
+                         runs.back().row + runs.back().length == rows.num_rows;
+    if (goes_on)
+      runs.back().length += segment.length;
+    else
+      runs.push_back({segment.slot, rows.num_rows, segment.length});
+    rows.num_rows += segment.length;
+  }
+  return rows;
+}
+
 }  // namespace
 
 std::string_view layout_name(Layout layout) {
@@ -102,23 +138,13 @@ SequencePlan SequencePlan::make(std::vector<int64_t> cu_seqlens, Layout layout, 
 }
 
 SequencePlan SequencePlan::coarsened(int ranks_per_group) const {
-  LONGSHIP_CHECK(ranks_per_group > 0 && num_ranks() % ranks_per_group == 0,
-                 "groups of {} ranks among {}", ranks_per_group, num_ranks());
+  check_group_size(*this, ranks_per_group);
   return *memo().get<SequencePlan>(ranks_per_group, [&] { return coarsen(ranks_per_group); });
 }
 
 std::shared_ptr<const GroupRows> SequencePlan::rows_in_group(int ranks_per_group) const {
-  return memo().get<GroupRows>(ranks_per_group, [&] { return find_rows(ranks_per_group); });
-}
-
-// The segments of the ranks from `first_rank` on, with their ranks counted from it.
-std::vector<SequencePlan::OfRank> SequencePlan::in_batch_order(int first_rank,
-                                                               int num_ranks) const {
-  std::vector<OfRank> all;
-  for (int rank = 0; rank < num_ranks; ++rank)
-    for (const Segment& segment : segments(first_rank + rank)) all.push_back({rank, segment});
-  std::ranges::sort(all, {}, [](const OfRank& of) { return of.segment.global_begin; });
-  return all;
+  check_group_size(*this, ranks_per_group);
+  return memo().get<GroupRows>(ranks_per_group, [&] { return find_rows(*this, ranks_per_group); });
 }
 
 SequencePlan SequencePlan::coarsen(int ranks_per_group) const {
@@ -129,7 +155,7 @@ SequencePlan SequencePlan::coarsen(int ranks_per_group) const {
   for (int first = 0; first < num_ranks(); first += ranks_per_group) {
     std::vector<Segment>& joined = table->segments.emplace_back();
     int64_t& num_rows = table->num_tokens.emplace_back(0);
-    for (auto [rank, segment] : in_batch_order(first, ranks_per_group)) {
+    for (auto [rank, segment] : in_batch_order(*this, first, ranks_per_group)) {
       segment.slot = num_rows;
       append(joined, segment);
       num_rows += segment.length;
@@ -138,37 +164,6 @@ SequencePlan SequencePlan::coarsen(int ranks_per_group) const {
   SequencePlan plan;
   plan.table_ = table;
   return plan;
-}
-
-GroupRows SequencePlan::find_rows(int ranks_per_group) const {
-  GroupRows rows;
-  rows.of_rank.resize(static_cast<size_t>(ranks_per_group));
-  const int first = rank() / ranks_per_group * ranks_per_group;
-  for (const auto& [rank, segment] : in_batch_order(first, ranks_per_group)) {
-    std::vector<GroupRows::Run>& runs = rows.of_rank[static_cast<size_t>(rank)];
-    const bool goes_on = !runs.empty() && runs.back().slot + runs.back().length == segment.slot &&
-                         runs.back().row + runs.back().length == rows.num_rows;
-    if (goes_on)
-      runs.back().length += segment.length;
-    else
-      runs.push_back({segment.slot, rows.num_rows, segment.length});
-    rows.num_rows += segment.length;
-  }
-  return rows;
-}
-
-std::vector<Segment> SequencePlan::gathered_segments() const {
-  std::vector<Segment> gathered;
-  int64_t num_rows = 0;
-  for (int peer = 0; peer < num_ranks(); ++peer) {
-    for (Segment segment : segments(peer)) {
-      segment.slot += num_rows;
-      append(gathered, segment);
-    }
-    num_rows += num_tokens(peer);
-  }
-  std::ranges::sort(gathered, {}, &Segment::global_begin);
-  return gathered;
 }
 
 Tensor SequencePlan::positions(const Context& ctx) const {
@@ -191,16 +186,6 @@ Tensor SequencePlan::shard(const Context& ctx, const Tensor& whole) const {
     local.slice(0, segment.slot, segment.length)
         .copy_from(whole.slice(0, segment.global_begin, segment.length));
   return local;
-}
-
-Tensor SequencePlan::unshard(const Context& ctx, const Tensor& by_rank) const {
-  LONGSHIP_CHECK(by_rank.dim(0) == num_tokens(), "{} rows for a batch of {} tokens", by_rank.dim(0),
-                 num_tokens());
-  Tensor whole = ctx.empty(by_rank.shape(), by_rank.dtype());
-  for (const Segment& segment : gathered_segments())
-    whole.slice(0, segment.global_begin, segment.length)
-        .copy_from(by_rank.slice(0, segment.slot, segment.length));
-  return whole;
 }
 
 }  // namespace longship

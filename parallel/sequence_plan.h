@@ -68,15 +68,12 @@ class SequencePlan {
     return table_->segments[static_cast<size_t>(rank)];
   }
   std::span<const Segment> local_segments() const { return segments(rank()); }
-  // The segments of the whole batch, in batch order, as rows of the tensor that holds every rank's
-  // tokens in (rank, slot) order: what all-gather delivers. `slot` is that row.
-  std::vector<Segment> gathered_segments() const;
 
   // The plan as seen by groups of `ranks_per_group` adjacent ranks (a divisor of num_ranks()) that
   // hold their tokens together, in batch order whatever the layout: its rank j is the group j, and
   // its rank() the group of this rank. layout() is that of the ranks.
   SequencePlan coarsened(int ranks_per_group) const;
-  // Where the tokens of the ranks of this rank's group are there.
+  // Where the tokens of the ranks of this rank's group are there, for the same `ranks_per_group`.
   std::shared_ptr<const GroupRows> rows_in_group(int ranks_per_group) const;
 
   // Position within its document of every local token, [T] i64. On the host: in ctx.memory if that
@@ -85,8 +82,6 @@ class SequencePlan {
 
   // The rows of a whole-batch tensor (dim 0 = num_tokens()) that this rank holds, in slot order.
   Tensor shard(const Context& ctx, const Tensor& whole) const;
-  // The inverse for rank-concatenated rows: puts rows ordered by (rank, slot) into batch order.
-  Tensor unshard(const Context& ctx, const Tensor& by_rank) const;
 
   // What others derive from this plan, such as masks: made once, however many layers ask for it.
   const Memo& memo() const { return table_->memo; }
@@ -100,13 +95,7 @@ class SequencePlan {
     std::vector<int64_t> num_tokens;
     Memo memo;
   };
-  struct OfRank {
-    int rank;
-    Segment segment;
-  };
-  std::vector<OfRank> in_batch_order(int first_rank, int num_ranks) const;
   SequencePlan coarsen(int ranks_per_group) const;
-  GroupRows find_rows(int ranks_per_group) const;
 
   std::shared_ptr<const Table> table_ = std::make_shared<Table>();
 };

@@ -8,6 +8,7 @@
 #include "parallel/visible_rows.h"
 #include "tests/support/dice.h"
 #include "tests/support/plain_calls.h"
+#include "tests/support/whole_batch.h"
 
 namespace longship {
 namespace {
@@ -81,7 +82,7 @@ BlockMask random_mask(Dice& dice) {
   const SequencePlan plan = random_plan(dice);
   const int key_rank = static_cast<int>(dice.below(plan.num_ranks()));
   std::vector<Segment> keys(plan.segments(key_rank).begin(), plan.segments(key_rank).end());
-  if (dice.one_in(3)) keys = plan.gathered_segments();
+  if (dice.one_in(3)) keys = testing::gathered_segments(plan);
   std::vector<Segment> queries(plan.local_segments().begin(), plan.local_segments().end());
   if (dice.one_in(3)) {
     const int64_t begin = dice.below(plan.num_local_tokens() + 1);

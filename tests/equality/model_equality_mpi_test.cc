@@ -11,6 +11,7 @@
 #include "tests/support/gradient_check.h"
 #include "tests/support/model_step.h"
 #include "tests/support/mpi_main.h"
+#include "tests/support/whole_batch.h"
 
 namespace longship {
 namespace {
@@ -160,9 +161,7 @@ TEST(Model, ATokenReachesOnlyLaterPositionsOfItsOwnDocument) {
     auto hidden_states = [&] {
       const Tensor local =
           model.transformer.hidden_states(ctx, plan.shard(ctx, sample.tokens_S), plan).value();
-      const Tensor by_rank = ctx.empty({plan.num_tokens(), local.dim(1)}, local.dtype());
-      mesh.sp.all_gather("test", local, by_rank, plan.tokens_per_rank()).wait();
-      return plan.unshard(ctx, by_rank);
+      return testing::gather(ctx, mesh.sp, plan, local);
     };
     const Tensor before = hidden_states();
     for (int64_t changed : {1, 4, 5, 20, 35, 47}) {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "runtime/random.h"
+#include "tests/support/whole_batch.h"
 
 namespace longship {
 namespace {
@@ -126,7 +127,7 @@ TEST(SequencePlan, GatheredSegmentsPointAtTheRowsOfTheConcatenatedShards) {
       for (int64_t token : expected_tokens(cu_seqlens.back(), layout, num_ranks, rank))
         token_of_row.push_back(token);
     int64_t next_token = 0;
-    for (const Segment& segment : plan.gathered_segments()) {
+    for (const Segment& segment : testing::gathered_segments(plan)) {
       EXPECT_EQ(segment.global_begin, next_token);
       EXPECT_EQ(segment.position,
                 segment.global_begin - cu_seqlens[static_cast<size_t>(segment.document)]);
@@ -137,7 +138,7 @@ TEST(SequencePlan, GatheredSegmentsPointAtTheRowsOfTheConcatenatedShards) {
     EXPECT_EQ(next_token, cu_seqlens.back());
     if (layout == Layout::kContiguous) {
       std::set<int64_t> documents;
-      for (const Segment& segment : plan.gathered_segments())
+      for (const Segment& segment : testing::gathered_segments(plan))
         EXPECT_TRUE(documents.insert(segment.document).second) << "a document in two pieces";
     }
   });
@@ -182,6 +183,7 @@ TEST(SequencePlan, CoarsenedHoldsTheTokensOfNeighboursInBatchOrder) {
             2u);
   EXPECT_THROW(SequencePlan::make({0, 8}, Layout::kZigzag, 4, 0).coarsened(3), Error);
   EXPECT_THROW(SequencePlan::make({0, 8}, Layout::kZigzag, 4, 0).coarsened(0), Error);
+  EXPECT_THROW(SequencePlan::make({0, 8}, Layout::kZigzag, 4, 0).rows_in_group(3), Error);
 }
 
 TEST(SequencePlan, RowsInAGroupAreThoseOfTheCoarsenedPlan) {
@@ -247,8 +249,8 @@ TEST(SequencePlan, UnshardPutsTheShardsBackInBatchOrder) {
       by_rank.slice(0, row, local.dim(0)).copy_from(local);
       row += local.dim(0);
     }
-    const Tensor back =
-        SequencePlan::make(cu_seqlens, layout, num_ranks, num_ranks - 1).unshard(ctx, by_rank);
+    const Tensor back = testing::unshard(
+        ctx, SequencePlan::make(cu_seqlens, layout, num_ranks, num_ranks - 1), by_rank);
     for (int64_t i = 0; i < whole.numel(); ++i)
       ASSERT_EQ(back.data<int32_t>()[i], whole.data<int32_t>()[i]);
   });
@@ -309,7 +311,7 @@ TEST(SequencePlan, RowsOfTheWrongCountAreRefused) {
   Context ctx;
   const SequencePlan plan = SequencePlan::make({0, 9}, Layout::kZigzag, 2, 1);
   EXPECT_THROW(plan.shard(ctx, ctx.zeros({8, 2}, DType::kF32)), Error);
-  EXPECT_THROW(plan.unshard(ctx, ctx.zeros({10, 2}, DType::kF32)), Error);
+  EXPECT_THROW(testing::unshard(ctx, plan, ctx.zeros({10, 2}, DType::kF32)), Error);
 }
 
 }  // namespace

@@ -8,6 +8,13 @@
 
 namespace longship::testing {
 
+// The segments of the whole batch, in batch order, as rows of the tensor that holds every rank's
+// tokens in (rank, slot) order: what all-gather delivers. `slot` is that row.
+std::vector<Segment> gathered_segments(const SequencePlan& plan);
+
+// The inverse of plan.shard() for such a tensor: its rows in batch order.
+Tensor unshard(const Context& ctx, const SequencePlan& plan, const Tensor& by_rank);
+
 // The whole batch of tensors of local tokens; collective.
 Tensor gather(const Context& ctx, const Group& sp, const SequencePlan& plan, const Tensor& local);
 
