@@ -89,7 +89,6 @@ void bench_attention(Job& job, const BenchArguments& arguments, const BenchTimer
   if (names.empty())
     names = num_ranks == 1 ? std::vector<std::string>{"local"}
                            : std::vector<std::string>{"ulysses", "ring", "gather_kv"};
-  const auto waited_s = [&] { return job.world.stats().wait_s_of(job.ctx.memory->device().kind); };
   const auto kernel = make_softmax_kernel(
       {.device = job.ctx.memory->device().kind, .deterministic = job.ctx.deterministic});
   for (const std::string& name : names) {
@@ -112,14 +111,14 @@ void bench_attention(Job& job, const BenchArguments& arguments, const BenchTimer
       BenchTimer::Comparison times;
       double waited_ms = 0;
       if (num_ranks > 1) {
-        const double before_s = waited_s();
+        const double before_s = job.comm_wait_s();
         int num_runs = 0;
         auto counted = [&] {
           run();
           ++num_runs;
         };
         times = timer.compare(counted, [&] { attention.run(*silent); });
-        waited_ms = 1e3 * (waited_s() - before_s) / num_runs;
+        waited_ms = 1e3 * (job.comm_wait_s() - before_s) / num_runs;
       }
 
       // Two products forward and five backward, each of 2 operations a score and feature.

@@ -85,13 +85,12 @@ void bench_step(Job& job, const BenchArguments& arguments, const BenchTimer& tim
 
   job.ctx.memory->reset_peak();
   StepOutcome outcome;
-  const auto waited_s = [&] { return job.world.stats().wait_s_of(job.ctx.memory->device().kind); };
   std::vector<double> step_waits_s;  // for communication
   const double ms = timer.median_ms([&] {
-    const double before_s = waited_s();
+    const double before_s = job.comm_wait_s();
     outcome = train_step(job.ctx, {model, *exchange, optimizer, mesh, graphs.get()}, batches,
                          {.learning_rate = 1e-5, .clip_norm = run.optim().clip_norm()});
-    step_waits_s.push_back(waited_s() - before_s);
+    step_waits_s.push_back(job.comm_wait_s() - before_s);
   });
   const double wait_share = 1e3 * median(std::move(step_waits_s)) / ms;
   const int64_t num_launches = graphs != nullptr ? graphs->num_launches() : 0;

@@ -25,6 +25,8 @@ struct Job {
   bool is_first_rank() const { return world.rank() == 0; }
   // Prints a line on rank 0.
   void say(const std::string& line) const;
+  // For how long this rank has waited for communication so far: on a GPU its compute stream.
+  double comm_wait_s() const { return world.stats().wait_s_of(ctx.memory->device().kind); }
 
   // Where train.device of a valid, resolved configuration says: `ctx` and `world` are then those of
   // this rank's GPU, or stay as they are. Throws Error(kConfig) if GPUs are asked for and cannot be

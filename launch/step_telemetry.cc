@@ -34,7 +34,7 @@ StepTelemetry::StepTelemetry(const Job& job, const config::Run& run, const Mesh&
 
 void StepTelemetry::begin_step() {
   step_begin_ = Clock::now();
-  comm_wait_before_ = comm_wait_s();
+  comm_wait_before_ = job_.comm_wait_s();
   data_wait_before_ = loader_.wait_s();
   flops_ = 0;
   job_.ctx.memory->reset_peak();
@@ -78,16 +78,12 @@ StepMetrics StepTelemetry::metrics(const StepOutcome& outcome, const TrainingSta
           .system_allocations = job_.ctx.memory->num_system_allocations(),
           .flops_per_s = flops_per_s,
           .mfu = mfu,
-          .comm_wait_share = (comm_wait_s() - comm_wait_before_) / step_s,
+          // A GPU has done all of a step that is before its norm when that is on the host; what it
+          // waits for after that is of the next step.
+          .comm_wait_share = (job_.comm_wait_s() - comm_wait_before_) / step_s,
           .data_wait_share = (loader_.wait_s() - data_wait_before_) / step_s,
           .eta_s = mean_step_s * static_cast<double>(run_.train().steps() - state.step),
           .validation_loss = std::nullopt};
-}
-
-// A GPU has done all of a step that is before its norm when that is on the host; what it waits for
-// after that is of the next step.
-double StepTelemetry::comm_wait_s() const {
-  return job_.world.stats().wait_s_of(job_.ctx.memory->device().kind);
 }
 
 }  // namespace longship

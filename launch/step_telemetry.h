@@ -33,7 +33,6 @@ class StepTelemetry {
 
   StepMetrics metrics(const StepOutcome& outcome, const TrainingState& state,
                       double learning_rate) const;
-  double comm_wait_s() const;  // so far
 
   const Job& job_;
   const config::Run& run_;
