@@ -16,6 +16,7 @@
 #include "runtime/ops/rope.h"
 #include "runtime/ops/swiglu.h"
 #include "runtime/parallel_for.h"
+#include "runtime/seconds_since.h"
 
 namespace longship {
 namespace {
@@ -34,7 +35,7 @@ template <class F>
 double seconds(F&& run) {
   const auto start = std::chrono::steady_clock::now();
   run();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return seconds_since(start);
 }
 
 // Bytes per second, read plus written.

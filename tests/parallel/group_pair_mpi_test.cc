@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "parallel/group.h"
+#include "runtime/seconds_since.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/mpi_main.h"
 
@@ -30,11 +31,8 @@ TEST(GroupPair, TransfersWhileTheCallersCompute) {
   Work reduction = group.all_reduce("test.reduction", sum);  // two stages, the second on its own
   // The caller only computes; normally the transfers take a tenth of a second.
   const auto begin = std::chrono::steady_clock::now();
-  auto seconds = [&] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  };
   volatile double sink = 0;
-  while (!(exchange.done() && reduction.done()) && seconds() < 20)
+  while (!(exchange.done() && reduction.done()) && seconds_since(begin) < 20)
     for (int i = 0; i < 100000; ++i) sink = sink + 1.0;
   EXPECT_TRUE(exchange.done());
   EXPECT_TRUE(reduction.done());

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "runtime/seconds_since.h"
 #include "tests/support/mpi_main.h"
 
 namespace longship {
@@ -18,8 +19,7 @@ TEST(LinkRates, AreTheSameOnEveryRankAndPlausible) {
   Context ctx;
   const auto begin = std::chrono::steady_clock::now();
   const LinkRates rates = measure_links(ctx, world());
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const double seconds = seconds_since(begin);
   const std::string mine(reinterpret_cast<const char*>(&rates), sizeof rates);
   for (const std::string& theirs : world().all_gather_bytes("test", mine)) EXPECT_EQ(theirs, mine);
   EXPECT_GT(rates.latency_s, 1e-9);

@@ -8,6 +8,7 @@
 
 #include "attention/softmax_cpu.h"
 #include "attention/strategy.h"
+#include "runtime/seconds_since.h"
 #include "tests/support/dice.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/linear_problem.h"
@@ -36,14 +37,13 @@ template <class F>
 void for_each_seed(F&& check) {
   constexpr uint64_t kNumCases = 100;
   constexpr double kSeconds = 4;
-  using Clock = std::chrono::steady_clock;
-  const Clock::time_point begin = Clock::now();
+  const auto begin = std::chrono::steady_clock::now();
   for (uint64_t seed = first_seed(), last = seed + kNumCases - 1; seed <= last; ++seed) {
     SCOPED_TRACE(fmt::format("LONGSHIP_FUZZ_SEED={}", seed));
     Dice dice(seed);
     check(dice);
     // All ranks go on, or none.
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    const double seconds = seconds_since(begin);
     if (world().all_reduce_value("test.time", seconds, ReduceOp::kMax) > kSeconds) break;
   }
 }

@@ -7,6 +7,8 @@
 #include <chrono>
 #include <cstdio>
 
+#include "runtime/seconds_since.h"
+
 namespace longship::testing {
 
 ProgramResult run_program(int ranks, const std::string& command, int timeout_s) {
@@ -25,7 +27,7 @@ ProgramResult run_program(int ranks, const std::string& command, int timeout_s) 
     result.output.append(buffer.data(), count);
   const int status = pclose(pipe);
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  result.seconds = seconds_since(begin);
   EXPECT_LT(result.seconds, timeout_s) << line << "\n" << result.output;
   return result;
 }

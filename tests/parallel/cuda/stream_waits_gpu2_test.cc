@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "parallel/cuda/gpu_runtime.h"
+#include "runtime/seconds_since.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/stream_gate.h"
 
@@ -40,6 +41,13 @@ class StandingStill : public ::testing::TestWithParam<TransportWish> {
     const P2P part = receives() ? P2P::receive(1, message_) : P2P::send(0, message_);
     return group_.exchange("test", {part});
   }
+  // Rank 1's part, while rank 0 is at the same barrier.
+  void send_from_a_late_gpu() const {
+    StreamGate gate(compute());
+    send_from_1_to_0();
+    world().barrier("test.waiting");
+    std::this_thread::sleep_for(kDelay);
+  }
   // Both ranks at the same time, with nothing to do and nothing counted.
   void start() {
     compute().synchronize();
@@ -48,9 +56,7 @@ class StandingStill : public ::testing::TestWithParam<TransportWish> {
     begin_ = std::chrono::steady_clock::now();
   }
   double counted_s() const { return group_.stats().stream_wait_s; }
-  double elapsed_s() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
-  }
+  double elapsed_s() const { return seconds_since(begin_); }
   // What was counted since start() is the delay, and not more than there was time.
   void expect_delay() const {
     compute().synchronize();
@@ -72,10 +78,7 @@ TEST_P(StandingStill, ForAGpuThatIsLateIsCounted) {
     world().barrier("test.waiting");
     expect_delay();
   } else {
-    StreamGate gate(compute());
-    send_from_1_to_0();
-    world().barrier("test.waiting");
-    std::this_thread::sleep_for(kDelay);
+    send_from_a_late_gpu();
   }
 }
 
@@ -105,10 +108,7 @@ TEST_P(StandingStill, IsNotBusyWithOtherWorkMeanwhile) {
     compute().synchronize();
     EXPECT_LT(counted_s(), kSomeMoments);
   } else {
-    StreamGate gate(compute());
-    send_from_1_to_0();
-    world().barrier("test.waiting");
-    std::this_thread::sleep_for(kDelay);
+    send_from_a_late_gpu();
   }
 }
 
