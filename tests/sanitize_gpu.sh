@@ -4,7 +4,8 @@
 # tests pass. memcheck watches every kernel, those of cuBLAS and cuDNN too; the other tools, which
 # take longer, watch those that have "longship" in their name: ours. racecheck leaves out tests with
 # matrix products, as it ends with an internal error of its own when a kernel of cuBLAS runs, and
-# initcheck those with any library's kernels, as what these write would count as not initialised.
+# initcheck those with any library's kernels, as what these write would count as not initialised, and
+# those of memory, which hold one stream up while another works: under it, both then wait for ever.
 set -euo pipefail
 
 build=$(realpath "${1:-build}")
@@ -23,7 +24,7 @@ run_shard() {
   [ "$tool" = memcheck ] || options+=(--kernel-name kns=longship)
   case $tool in
     racecheck) left_out+=:$products ;;
-    initcheck) left_out+=:$products:$attention ;;
+    initcheck) left_out+=":$products:$attention:MemoryOnGpu.*" ;;
   esac
   GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard OMP_NUM_THREADS=1 \
     compute-sanitizer --tool "$tool" "${options[@]}" --error-exitcode 99 --print-limit 10 \
