@@ -39,7 +39,7 @@ StrategyCost join(const Parts& parts, double flops, const MachineRates& rates) {
                        parts.steps * rates.links.latency_s};
 }
 
-// In which heads travel, one after another.
+// In which heads travel, one after another, where that hides more than it costs.
 double head_groups(const std::vector<HeadShare>& shares) {
   return static_cast<double>(in_groups(shares, kMaxUlyssesGroups).size());
 }

@@ -33,6 +33,10 @@ std::vector<HeadShare> deal_heads(int64_t num_heads, int64_t num_kv_heads, int n
 // Three quarters of the journey hidden; more groups would make messages and kernel calls small.
 constexpr int64_t kMaxUlyssesGroups = 4;
 
+// How many groups of heads pay for a rank that computes `head_rows` query rows, summed over its
+// heads, each of which sees `keys_per_query` keys in the mean: 1 to kMaxUlyssesGroups.
+int64_t num_groups_that_pay(DeviceKind device, int64_t head_rows, double keys_per_query);
+
 // The shares in groups that travel one after another, so that one is computed while the next is on
 // its way: [group][rank], whole KV heads with the query heads that use them. As many groups as the
 // rank with the fewest KV heads can fill, up to `max_groups`; one where ranks share a KV head.

@@ -3,16 +3,13 @@
 #include <algorithm>
 #include <optional>
 
+#include "parallel/visible_pairs.h"
+
 namespace longship {
 namespace {
 
 // Names: T tokens of this rank, S of its group, H (K) all query (KV) heads, N the heads of this
 // rank in one group of heads.
-
-// Query rows times heads in a group of heads that hide the latency of its messages, and on a GPU
-// leave no multiprocessor idle.
-constexpr int64_t kGroupRows = 1024;
-constexpr int64_t kGpuGroupRows = 8 * 16384;
 
 // A group of heads: attention of this rank's heads over the tokens of its group of ranks.
 struct HeadPart {
@@ -276,14 +273,16 @@ HeadSchedule::HeadSchedule(const char* name, Group sp, int64_t max_groups)
 std::vector<std::vector<HeadShare>> HeadSchedule::groups_of(const AttentionShape& shape,
                                                             const HeadGrid& grid,
                                                             const SequencePlan& plan,
+                                                            const MaskRule& rule,
                                                             DeviceKind device) const {
   const int group_size = grid.heads.size();
   const auto shares = deal_heads(shape.num_heads, shape.num_kv_heads, group_size);
   if (max_groups_ > 0) return in_groups(shares, max_groups_);
   const int64_t rows = plan.num_tokens() / (plan.num_ranks() / group_size);
-  const int64_t of_group = device == DeviceKind::kCuda ? kGpuGroupRows : kGroupRows;
-  const int64_t that_pay = rows * (shape.num_heads / group_size) / of_group;
-  return in_groups(shares, std::clamp<int64_t>(that_pay, 1, kMaxUlyssesGroups));
+  const double keys_per_query = static_cast<double>(num_visible_pairs(plan, rule)) /
+                                static_cast<double>(std::max<int64_t>(plan.num_tokens(), 1));
+  return in_groups(
+      shares, num_groups_that_pay(device, rows * (shape.num_heads / group_size), keys_per_query));
 }
 
 Variable HeadSchedule::attend(Context& ctx, const Variable& q_THD, const Variable& k_TKD,
@@ -313,8 +312,9 @@ Variable HeadSchedule::attend(Context& ctx, const AttentionSources& sources,
   if (grid.heads.size() == 1)
     return make_resident_schedule(grid.passes)->attend_when_ready(ctx, sources, plan, options);
 
-  HeadForward forward(grid, groups_of(shape, grid, plan, ctx.memory->device().kind), shape, plan,
-                      options);
+  HeadForward forward(grid,
+                      groups_of(shape, grid, plan, options.mask_rule(), ctx.memory->device().kind),
+                      shape, plan, options);
   forward.begin(ctx);
   const Variable q_THD = sources.q_THD(ctx);
   forward.give_q(ctx, q_THD.value());

@@ -54,7 +54,8 @@ class HeadSchedule : public SoftmaxSchedule {
   Variable attend(Context& ctx, const AttentionSources& sources, const SequencePlan& plan,
                   const AttentionOptions& options, Departure departure) const;
   std::vector<std::vector<HeadShare>> groups_of(const AttentionShape& shape, const HeadGrid& grid,
-                                                const SequencePlan& plan, DeviceKind device) const;
+                                                const SequencePlan& plan, const MaskRule& rule,
+                                                DeviceKind device) const;
 
   const char* name_;
   Group sp_;

@@ -35,6 +35,28 @@ TEST(DealHeads, EveryHeadIsOnOneRankWithTheKeyValueHeadsItUses) {
     }
 }
 
+TEST(NumGroupsThatPay, FallsWithTheWorkThatAMessageBrings) {
+  auto gpu = [](int64_t tokens, int64_t heads, double keys) {
+    return num_groups_that_pay(DeviceKind::kCuda, tokens * heads, keys);
+  };
+  // One causal document, 16 heads a rank.
+  EXPECT_EQ(gpu(8 << 10, 16, 4 << 10), 1) << "two would leave multiprocessors idle";
+  EXPECT_EQ(gpu(16 << 10, 16, 8 << 10), 2);
+  EXPECT_EQ(gpu(64 << 10, 16, 32 << 10), 2);
+  EXPECT_EQ(gpu(128 << 10, 16, 64 << 10), 1);
+  // The same tokens in short documents.
+  EXPECT_EQ(gpu(128 << 10, 16, 4 << 10), 4);
+  EXPECT_EQ(gpu(128 << 10, 16, 20 << 10), 2);
+  EXPECT_EQ(gpu(0, 0, 0), 1);
+
+  auto cpu = [](int64_t head_rows) {
+    return num_groups_that_pay(DeviceKind::kCpu, head_rows, 1 << 20);
+  };
+  EXPECT_EQ(cpu(100), 1);
+  EXPECT_EQ(cpu(3 * 1024), 3);
+  EXPECT_EQ(cpu(100 * 1024), 4);
+}
+
 TEST(InGroups, EveryRankHasWholeKeyValueHeadsInEveryGroup) {
   for (const auto& [num_heads, num_kv_heads, num_ranks, num_groups] :
        std::vector<std::array<int64_t, 4>>{{8, 8, 1, 4},
