@@ -1,8 +1,5 @@
 #include "launch/step_flops.h"
 
-#include <map>
-#include <tuple>
-
 #include "launch/layers.h"
 #include "parallel/visible_pairs.h"
 
@@ -17,43 +14,26 @@ int64_t num_active_weights(const Model& model) {
   return count;
 }
 
-// Pairs of a query and a key that see each other in the whole of a batch, by mask rule.
-class PairCounts {
- public:
-  explicit PairCounts(const SequencePlan& plan) : plan_(plan) {}
-
-  double of(const MaskRule& rule) {
-    const Key key{rule.causal, rule.window, rule.num_sink_tokens, rule.anchor};
-    if (const auto it = counts_.find(key); it != counts_.end()) return it->second;
-    const double count = static_cast<double>(num_visible_pairs(plan_, rule));
-    counts_.emplace(key, count);
-    return count;
-  }
-
- private:
-  using Key = std::tuple<bool, int64_t, int64_t, bool>;
-
-  const SequencePlan& plan_;
-  std::map<Key, double> counts_;
-};
-
-double attention_flops(const MixerDescriptor& mixer, double num_tokens, PairCounts& pairs) {
+double attention_flops(const MixerDescriptor& mixer, const SequencePlan& plan) {
   auto product = [](auto... sizes) { return (static_cast<double>(sizes) * ...); };
+  auto pairs = [&](const MaskRule& rule) {
+    return static_cast<double>(num_visible_pairs(plan, rule));
+  };
   switch (find_mixer_backend(mixer.backend).family) {
     case MixerFamily::kSoftmax: {
       const SoftmaxMixerOptions& o = mixer.softmax;
       const MaskRule rule{o.causal, o.window, o.num_sink_tokens, o.anchor};
-      return product(6, 2 * o.head_size, o.num_heads) * pairs.of(rule);
+      return product(6, 2 * o.head_size, o.num_heads) * pairs(rule);
     }
     case MixerFamily::kLatent: {
       const LatentMixerOptions& o = mixer.latent;
       const int64_t sizes = o.qk_nope_head_size + o.qk_rope_head_size + o.v_head_size;
-      return product(6, sizes, o.num_heads) * pairs.of(MaskRule{});
+      return product(6, sizes, o.num_heads) * pairs(MaskRule{});
     }
     case MixerFamily::kLinear: {
       const LinearMixerOptions& o = mixer.linear;
       const int64_t per_entry = o.delta_rule ? 18 : 12;
-      return product(per_entry, o.key_size, o.value_size, o.num_heads) * num_tokens;
+      return product(per_entry, o.key_size, o.value_size, o.num_heads, plan.num_tokens());
     }
   }
   LONGSHIP_CHECK(false, "backend {}", mixer.backend);
@@ -67,12 +47,9 @@ double step_flops(const config::Run& run, const Model& model,
   const double weights = static_cast<double>(num_active_weights(model));
   double flops = 0;
   for (const Batch& batch : micro_batches) {
-    const double num_tokens = static_cast<double>(batch.plan.num_tokens());
-    PairCounts pairs(batch.plan);
-    flops += 6 * weights * num_tokens;
+    flops += 6 * weights * static_cast<double>(batch.plan.num_tokens());
     for (const LayerDescriptor& layer : layers)
-      for (const MixerDescriptor& mixer : layer.mixers)
-        flops += attention_flops(mixer, num_tokens, pairs);
+      for (const MixerDescriptor& mixer : layer.mixers) flops += attention_flops(mixer, batch.plan);
   }
   return flops;
 }

@@ -27,9 +27,7 @@ int64_t num_visible_pairs(const BlockMask& mask) {
 }
 
 int64_t num_visible_pairs(const SequencePlan& plan, const MaskRule& rule) {
-  const SequencePlan whole = SequencePlan::local(plan.cu_seqlens());
-  const std::span<const Segment> segments = whole.local_segments();
-  return num_visible_pairs(document_mask(segments, segments, rule));
+  return num_visible_pairs(*rank_mask(plan.coarsened(plan.num_ranks()), 0, 0, rule));
 }
 
 }  // namespace longship
