@@ -8,40 +8,48 @@
 
 namespace longship {
 
-// A row lies in the registers of `threads_per_row` neighbouring threads, as vectors of 16 bytes:
-// thread t holds the vectors t, t + threads_per_row, ... A block holds rows_per_block rows, then
-// the rows that are rows_per_block * num_groups further on; a long row is the work of a cluster of
-// blocks_per_row blocks.
+// A row is the work of `threads_per_row` neighbouring threads, as vectors of 16 bytes: thread t has
+// the vectors t, t + threads_per_row, ... A block works on rows_per_block rows, then on those that
+// are rows_per_block * num_groups further on; a long row is the work of a cluster of blocks_per_row
+// blocks.
 struct RowGroups {
-  int vectors_per_thread = 0;  // 1 to 3; 0: rows are too long, or no whole number of vectors
+  int vectors_per_thread = 0;  // 1 to 4; 0: rows too long, too many, or no whole number of vectors
   int threads_per_row = 0;     // 8, 16, or whole warps
   int rows_per_block = 1;
-  int blocks_per_row = 1;  // 1, 2, 4 or 8; more than 1 with 2 vectors a thread
+  int blocks_per_row = 1;  // 1, 2, 4 or 8
   int64_t num_groups = 0;  // of blocks: at least 1
 
   int block_threads() const { return threads_per_row * rows_per_block / blocks_per_row; }
 };
 
-// Most threads of a block, and of a multiprocessor: three vectors a thread need up to 80 registers,
-// fewer no more than 64.
+// Most threads of a block, and of a multiprocessor: three vectors a thread take up to 128
+// registers, the others do with 64. Few blocks leave few partial sums; blocks whose rows lie within
+// warps, and so never wait, share their multiprocessor with one that begins while they end.
 template <int kVectors>
-inline constexpr int kRowBlockThreads = kVectors == 3 ? 256 : 512;
+inline constexpr int kRowBlockThreads = kVectors == 1   ? 512
+                                        : kVectors == 3 ? 256
+                                                        : 1024;
 template <int kVectors>
-inline constexpr int kResidentRowThreads = kVectors == 3 ? 768 : 1024;
+inline constexpr int kResidentRowThreads = kVectors == 3 ? 512 : 1024;
 
 // Blocks are as many as an H100 or H200 runs at a time; that many on every GPU, so that sums over
-// rows do not depend on it.
-inline RowGroups row_groups(DType dtype, int64_t num_rows, int64_t num_features) {
+// rows do not depend on it. `long_row_vectors`: of a thread, where a block of 1024 is too small for
+// a row at two each; 2 or 4, as the kernel's registers and shared memory allow.
+inline RowGroups row_groups(DType dtype, int64_t num_rows, int64_t num_features,
+                            int long_row_vectors) {
   constexpr int64_t kVectorBytes = 16, kMultiprocessors = 132, kProcessorClusters = 8;
   constexpr int kWarp = 32, kMostBlocksPerRow = 8;
   const int64_t row_bytes = num_features * dtype_size(dtype);
   const int64_t num_vectors = (row_bytes + kVectorBytes - 1) / kVectorBytes;
   RowGroups groups;
   // Three where rows then stay within a warp, which needs no barrier.
-  const bool is_short = num_vectors <= kWarp;
-  const int vectors = is_short ? 1 : num_vectors > 2 * kWarp && num_vectors <= 3 * kWarp ? 3 : 2;
-  const int most_threads = vectors == 3 ? kRowBlockThreads<3> : kRowBlockThreads<2>;
-  const int resident = vectors == 3 ? kResidentRowThreads<3> : kResidentRowThreads<2>;
+  const bool is_short = num_vectors <= kWarp, is_long = num_vectors > 2 * kRowBlockThreads<2>;
+  const bool takes_three = num_vectors > 2 * kWarp && num_vectors <= 3 * kWarp;
+  const int vectors = is_short ? 1 : takes_three ? 3 : is_long ? long_row_vectors : 2;
+  const int resident = takes_three ? kResidentRowThreads<3> : kResidentRowThreads<2>;
+  const int most_threads = is_short      ? kRowBlockThreads<1>
+                           : takes_three ? kRowBlockThreads<3>
+                                         : kRowBlockThreads<2>;
   while (groups.blocks_per_row < kMostBlocksPerRow &&
          num_vectors > int64_t{vectors} * most_threads * groups.blocks_per_row)
     groups.blocks_per_row *= 2;
@@ -51,14 +59,22 @@ inline RowGroups row_groups(DType dtype, int64_t num_rows, int64_t num_features)
   while (is_short && threads < num_vectors) threads *= 2;
   if (!is_short) threads = static_cast<int>(std::min<int64_t>(warps * kWarp, most_threads));
   groups.threads_per_row = threads * groups.blocks_per_row;
-  if (groups.blocks_per_row == 1) groups.rows_per_block = most_threads / threads;
+  if (groups.blocks_per_row == 1) {
+    // Whole warps; no more than there are barriers for, and a multiprocessor's share of the rows.
+    const int64_t most_rows = std::min(most_threads / threads, threads > kWarp ? 15 : most_threads);
+    const int64_t warp_rows = std::max(kWarp / threads, 1), unit = kMultiprocessors * warp_rows;
+    const int64_t share = (num_rows + unit - 1) / unit * warp_rows;
+    groups.rows_per_block = static_cast<int>(std::clamp(share, warp_rows, most_rows));
+  }
   // Clusters lie within one of the GPU's processor clusters, each of which may have blocks to
   // spare.
   const int64_t blocks = kMultiprocessors * (resident / groups.block_threads()) -
                          kProcessorClusters * (groups.blocks_per_row - 1);
   const int64_t rounds = (num_rows + groups.rows_per_block - 1) / groups.rows_per_block;
   groups.num_groups = std::clamp<int64_t>(rounds, 1, blocks / groups.blocks_per_row);
-  if (int64_t{groups.threads_per_row} * vectors >= num_vectors && row_bytes % kVectorBytes == 0)
+  constexpr int64_t kMostRows = 1 << 30;  // kernels count them as int
+  if (int64_t{groups.threads_per_row} * vectors >= num_vectors && row_bytes % kVectorBytes == 0 &&
+      num_rows <= kMostRows)
     groups.vectors_per_thread = vectors;
   return groups;
 }

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "runtime/cuda/cluster_softmax.cuh"
+#include "runtime/cuda/launch.cuh"
 #include "runtime/cuda/vector16.cuh"
 
 namespace longship {
@@ -261,8 +262,11 @@ void cross_entropy_rows(const CrossEntropyRowsCuda& op, StreamHandle stream) {
       static_cast<int>(std::min<int64_t>((num_tiles + blocks - 1) / blocks, kHeld));
   const int64_t clusters = std::max((op.num_rows + kClusterRows - 1) / kClusterRows,
                                     std::min(op.num_rows, kResidentBlocks / blocks));
-  launch_clusters(kernel, {clusters, blocks, kThreads}, stream, "launch cross_entropy rows", op,
-                  num_held);
+  launch_kernel(kernel,
+                {.grid = static_cast<unsigned>(clusters * blocks),
+                 .block = kThreads,
+                 .cluster_blocks = blocks},
+                stream, "launch cross_entropy rows", op, num_held);
 }
 
 }  // namespace

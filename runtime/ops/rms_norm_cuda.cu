@@ -1,10 +1,15 @@
-// R rows, D features, B blocks of rows. Rows that fit stay in registers between the reduction and
-// the result (see RowGroups), so that each element crosses memory once; the others, longer or
-// without alignment, go to rms_norm_wide_cuda.h.
+// R rows, D features, B blocks of rows. Rows that fit stay within a multiprocessor, or a cluster of
+// them, between the reduction and the result (see RowGroups), so that each element crosses memory
+// once; the others, longer or without alignment, go to rms_norm_wide_cuda.h.
 #include "runtime/ops/rms_norm_cuda.h"
 
+#include <string_view>
+#include <type_traits>
+
 #include "runtime/cuda/cluster.cuh"
+#include "runtime/cuda/launch.cuh"
 #include "runtime/cuda/partial_sums.cuh"
+#include "runtime/cuda/row_prefetch.cuh"
 #include "runtime/cuda/row_sum.cuh"
 #include "runtime/cuda/vector16.cuh"
 #include "runtime/ops/rms_norm_wide_cuda.h"
@@ -15,47 +20,37 @@ namespace {
 template <int kVectors>
 constexpr int kRowBlocks = kResidentRowThreads<kVectors> / kRowBlockThreads<kVectors>;
 
-// This thread's part of a row; zeros beyond the row, and where there is no such row.
-template <class T, int kVectors>
-struct RowPart {
-  Vector16<T> vectors[kVectors];
-
-  __device__ static RowPart load(const T* row, bool exists, int D, int lane, int threads_per_row) {
-    RowPart part;
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const int feature = (i * threads_per_row + lane) * Vector16<T>::kSize;
-      if (exists && feature < D) part.vectors[i] = Vector16<T>::load(row + feature);
-    }
-    return part;
-  }
-};
-
-// Where this thread works (see RowGroups). kSpans: a row is a cluster's.
-template <bool kSpans>
+// Where a thread works (see RowGroups). kSpans: a row is a cluster's.
+template <class T, int kVectors, bool kSpans>
 struct RowPlace {
   int lane = 0;  // within a row
   int threads_per_row = 0;
   int group = 0;  // within a block
   int rows_per_block = 1;
-  int64_t block = 0, num_blocks = 0;  // of rows
+  int block = 0;  // of rows
+  int step = 0;   // rows from round to round
 
-  __device__ explicit RowPlace(int threads) : threads_per_row(threads) {
+  __device__ explicit RowPlace(int threads) : threads_per_row(kVectors == 3 ? kWarpRow : threads) {
     const int thread = static_cast<int>(threadIdx.x), block_threads = static_cast<int>(blockDim.x);
+    int num_blocks = static_cast<int>(gridDim.x);
     if constexpr (kSpans) {
       const auto cluster = cooperative_groups::this_cluster();
+      const auto blocks = static_cast<int>(cluster.num_blocks());
       lane = static_cast<int>(cluster.block_rank()) * block_threads + thread;
-      block = blockIdx.x / cluster.num_blocks();
-      num_blocks = gridDim.x / cluster.num_blocks();
+      block = static_cast<int>(blockIdx.x) / blocks;
+      num_blocks /= blocks;
       cluster.sync();  // its blocks run: sum() may be called
     } else {
       lane = thread % threads_per_row;
       group = thread / threads_per_row;
       rows_per_block = block_threads / threads_per_row;
-      block = blockIdx.x;
-      num_blocks = gridDim.x;
+      block = static_cast<int>(blockIdx.x);
     }
+    step = num_blocks * rows_per_block;
   }
+
+  __device__ int first_row() const { return block * rows_per_block; }  // of the block
+  __device__ int first_feature() const { return lane * Vector16<T>::kSize; }
 
   // Over the threads of the row.
   __device__ float sum(float value, float (&scratch)[2][32], int parity) const {
@@ -63,65 +58,73 @@ struct RowPlace {
       return cluster_sum(row_sum(value, static_cast<int>(blockDim.x), scratch, parity), parity);
     return row_sum(value, threads_per_row, scratch, parity);
   }
+
+ private:
+  static constexpr int kWarpRow = 32;
 };
 
+// The weight's part that this thread multiplies with: zeros beyond the row.
 template <class T, int kVectors>
-__device__ float sum_of_squares(const RowPart<T, kVectors>& part) {
-  float sum = 0;
+struct WeightPart {
+  Vector16<T> vectors[kVectors];
+
+  template <class Rows>
+  __device__ WeightPart(const void* weight_D, int first_feature, const Rows& rows) {
 #pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    float values[Vector16<T>::kSize];
-    part.vectors[i].unpack(values);
-#pragma unroll
-    for (int j = 0; j < Vector16<T>::kSize; ++j) sum += values[j] * values[j];
+    for (int i = 0; i < kVectors; ++i)
+      if (rows.exists(i))
+        vectors[i] =
+            Vector16<T>::load(static_cast<const T*>(weight_D) + first_feature + rows.offset(i));
   }
-  return sum;
-}
+};
 
 template <class T, int kVectors, bool kSpans>
 __global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVectors>)
     forward_kernel(const __grid_constant__ RmsNormForwardCuda op, int threads_per_row) {
   using Vector = Vector16<T>;
-  using Part = RowPart<T, kVectors>;
+  extern __shared__ uint4 memory[];
   __shared__ float scratch[2][32];
-  const int64_t R = op.num_rows;
-  const int D = static_cast<int>(op.num_features);
-  const RowPlace<kSpans> place(threads_per_row);
-  const int lane = place.lane;
-  const int64_t step = place.num_blocks * place.rows_per_block;
-  const int64_t first_row = place.block * place.rows_per_block;
-  int64_t row = first_row + place.group;
-  const T* x = static_cast<const T*>(op.x_RD) + row * D;
-  T* y = static_cast<T*>(op.y_RD) + row * D;
-
-  const Part weight =
-      Part::load(static_cast<const T*>(op.weight_D), true, D, lane, threads_per_row);
-  Part current = Part::load(x, row < R, D, lane, threads_per_row);
-  int parity = 0;
-  for (int64_t first = first_row; first < R; first += step) {
-    // On its way while this row is worked on.
-    x += step * D;
-    const Part next = Part::load(x, row + step < R, D, lane, threads_per_row);
-    const float square = place.sum(sum_of_squares(current), scratch, parity);
-    parity ^= 1;
+  const int R = static_cast<int>(op.num_rows), D = static_cast<int>(op.num_features);
+  const RowPlace<T, kVectors, kSpans> place(threads_per_row);
+  RowPrefetch<T, 1, kVectors> rows(memory, D, place.lane, place.threads_per_row);
+  // This thread's first element of a row.
+  const auto first = [&](int row) { return int64_t{row} * D + place.first_feature(); };
+  const auto load = [&](int row, int stage) {
+    if (row < R) rows.load(stage, 0, static_cast<const T*>(op.x_RD) + first(row));
+    rows.commit();
+  };
+  int stage = 0;
+  load(place.first_row() + place.group, stage);
+  const WeightPart<T, kVectors> weight(op.weight_D, place.first_feature(), rows);
+  for (int block_row = place.first_row(); block_row < R; block_row += place.step) {
+    const int row = block_row + place.group;
+    load(row + place.step, stage ^ 1);
+    rows.wait();
+    float square = 0;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      float values[Vector::kSize];
+      rows.vector(stage, 0, i).unpack(values);
+#pragma unroll
+      for (int j = 0; j < Vector::kSize; ++j) square += values[j] * values[j];
+    }
+    // Where there is no such row, that of an earlier one, which nobody uses.
+    square = place.sum(square, scratch, stage);
     const float rstd = 1.0f / sqrtf(square / static_cast<float>(D) + op.eps);
     if (row < R) {
-      if (lane == 0) op.rstd_R[row] = rstd;
+      if (place.lane == 0) op.rstd_R[row] = rstd;
+      T* const y = static_cast<T*>(op.y_RD) + first(row);
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
-        const int feature = (i * threads_per_row + lane) * Vector::kSize;
         float values[Vector::kSize], scale[Vector::kSize];
-        current.vectors[i].unpack(values);
+        rows.vector(stage, 0, i).unpack(values);
         weight.vectors[i].unpack(scale);
 #pragma unroll
-        for (int j = 0; j < Vector::kSize; ++j)
-          values[j] = values[j] * rstd * (scale[j] + op.shift);
-        if (feature < D) Vector::pack(values).store(y + feature);
+        for (int j = 0; j < Vector::kSize; ++j) values[j] *= rstd * (scale[j] + op.shift);
+        if (rows.exists(i)) Vector::pack(values).store(y + rows.offset(i));
       }
     }
-    current = next;
-    row += step;
-    y += step * D;
+    stage ^= 1;
   }
 }
 
@@ -131,186 +134,218 @@ __global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVector
 template <class T, int kVectors, bool kSpans, bool kAdds>
 class BackwardWork {
  public:
-  static constexpr int kSize = Vector16<T>::kSize;
-  static constexpr int kSums = kRowBlockThreads<kVectors> * kVectors * kSize;
+  using Place = RowPlace<T, kVectors, kSpans>;
+  using Rows = RowPrefetch<T, kAdds ? 3 : 2, kVectors>;
 
-  __device__ BackwardWork(const RmsNormBackwardCuda& op, const RowPlace<kSpans>& place)
+  // `memory`: Rows::bytes() of shared memory.
+  __device__ BackwardWork(const RmsNormBackwardCuda& op, const Place& place, uint4* memory)
       : op_(op),
         place_(place),
+        R_(static_cast<int>(op.num_rows)),
         D_(static_cast<int>(op.num_features)),
-        weight_(load(static_cast<const T*>(op.weight_D), true)) {}
+        rows_(memory, D_, place.lane, place.threads_per_row) {}
 
-  // One row, or none where there is no such row. All threads of the block call it.
-  __device__ void add_row(int64_t row, float (&scratch)[2][32], int parity) {
-    const bool exists = row < op_.num_rows;
-    Part x = load(static_cast<const T*>(op_.x_RD) + row * D_, exists);
-    Part dy = load(static_cast<const T*>(op_.dy_RD) + row * D_, exists);
-    const float rstd = exists ? op_.rstd_R[row] : 0.0f;
-    float dot = add_products(x, dy, rstd);
-    if (op_.dx_RD == nullptr) return;
-    dot = place_.sum(dot, scratch, parity);
-    if (exists) store_input_gradient(row, x, dy, rstd, dot * rstd * rstd / static_cast<float>(D_));
+  // All rows of this thread. All threads of the block call it.
+  __device__ void add_rows(float (&scratch)[2][32]) {
+    int stage = 0;
+    load(place_.first_row() + place_.group, stage);
+    const Weight weight(op_.weight_D, place_.first_feature(), rows_);
+    for (int block_row = place_.first_row(); block_row < R_; block_row += place_.step) {
+      const int row = block_row + place_.group;
+      load(row + place_.step, stage ^ 1);
+      rows_.wait();
+      const float rstd = rows_.number(stage);
+      float dot = 0;
+      if (row < R_) dot = add_products(stage, weight, rstd);
+      if (op_.dx_RD != nullptr) {
+        dot = place_.sum(dot, scratch, stage);
+        if (row < R_)
+          store_input_gradient(row, stage, weight, rstd,
+                               dot * rstd * rstd / static_cast<float>(D_));
+      }
+      stage ^= 1;
+    }
   }
 
-  // partials[block] = sum over the rows of the block, by way of `sums`.
-  __device__ void store_weight_gradient(float (&sums)[kSums]) const {
-    const int rows_per_block = place_.rows_per_block;
-    float* const partial = op_.partials_BD + place_.block * D_;
+  // partials[block] = sum over the rows of the block. Takes `memory` for it.
+  __device__ void store_weight_gradient(uint4* memory) const {
+    float* const sums = reinterpret_cast<float*>(memory);
+    float* const partial = op_.partials_BD + int64_t{place_.block} * D_;
+    const bool is_alone = place_.rows_per_block == 1;
+    if (!is_alone) __syncthreads();  // others have read their last rows
+    float* const to = (is_alone ? partial : sums + place_.group * D_) + place_.first_feature();
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const int feature = feature_of(i);
-      if (feature >= D_) continue;
-      if (rows_per_block == 1) {
-        store_elements(dweight_[i], partial + feature);
-      } else {
-        store_elements(dweight_[i], sums + place_.group * D_ + feature);
-      }
-    }
-    if (rows_per_block == 1) return;
+    for (int i = 0; i < kVectors; ++i)
+      if (rows_.exists(i)) store_elements(dweight_[i], to + rows_.offset(i));
+    if (is_alone) return;
     __syncthreads();
     for (int feature = static_cast<int>(threadIdx.x); feature < D_;
          feature += static_cast<int>(blockDim.x)) {
       float sum = 0;
-      for (int g = 0; g < rows_per_block; ++g) sum += sums[g * D_ + feature];
+      for (int g = 0; g < place_.rows_per_block; ++g) sum += sums[g * D_ + feature];
       partial[feature] = sum;
     }
   }
 
  private:
   using Vector = Vector16<T>;
-  using Part = RowPart<T, kVectors>;
+  using Weight = WeightPart<T, kVectors>;
+  static constexpr int kSize = Vector::kSize;
+  enum Loaded { kX, kDy, kOther };
 
-  __device__ Part load(const T* row, bool exists) const {
-    return Part::load(row, exists, D_, place_.lane, place_.threads_per_row);
+  // This thread's first element of a row.
+  __device__ int64_t first(int row) const {
+    return int64_t{row} * D_ + place_.first_feature();
   }
-  __device__ int feature_of(int i) const {
-    return (i * place_.threads_per_row + place_.lane) * kSize;
+
+  __device__ void load(int row, int stage) {
+    if (row < R_) {
+      rows_.load(stage, kX, static_cast<const T*>(op_.x_RD) + first(row));
+      rows_.load(stage, kDy, static_cast<const T*>(op_.dy_RD) + first(row));
+      if constexpr (kAdds)
+        rows_.load(stage, kOther, static_cast<const T*>(op_.other_RD) + first(row));
+      rows_.load_number(stage, op_.rstd_R + row);
+    }
+    rows_.commit();
   }
 
   // Adds dy xhat to dweight_ and gives the sum of dy w x.
-  __device__ float add_products(const Part& x, const Part& dy, float rstd) {
+  __device__ float add_products(int stage, const Weight& weight, float rstd) {
     float dot = 0;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       float values[kSize], gradient[kSize], scale[kSize];
-      x.vectors[i].unpack(values);
-      dy.vectors[i].unpack(gradient);
-      weight_.vectors[i].unpack(scale);
+      rows_.vector(stage, kX, i).unpack(values);
+      rows_.vector(stage, kDy, i).unpack(gradient);
+      weight.vectors[i].unpack(scale);
 #pragma unroll
       for (int j = 0; j < kSize; ++j) {
-        dot += gradient[j] * (scale[j] + op_.shift) * values[j];
-        dweight_[i][j] += gradient[j] * (values[j] * rstd);
+        const float product = gradient[j] * values[j];
+        dot += product * (scale[j] + op_.shift);
+        dweight_[i][j] += product * rstd;
       }
     }
     return dot;
   }
 
   // dx = rstd (w dy - c x) + other.
-  __device__ void store_input_gradient(int64_t row, Part& x, Part& dy, float rstd, float c) {
-    T* const dx = static_cast<T*>(op_.dx_RD) + row * D_;
+  __device__ void store_input_gradient(int row, int stage, const Weight& weight, float rstd,
+                                       float c) {
+    T* const dx = static_cast<T*>(op_.dx_RD) + first(row);
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      x.vectors[i].forget_values();
-      dy.vectors[i].forget_values();
-      weight_.vectors[i].forget_values();
-      const int feature = feature_of(i);
-      float values[kSize], gradient[kSize], scale[kSize];
-      x.vectors[i].unpack(values);
-      dy.vectors[i].unpack(gradient);
-      weight_.vectors[i].unpack(scale);
+      float values[kSize], gradient[kSize], scale[kSize], other[kSize] = {};
+      rows_.vector(stage, kX, i).unpack(values);
+      rows_.vector(stage, kDy, i).unpack(gradient);
+      weight.vectors[i].unpack(scale);
+      if constexpr (kAdds) rows_.vector(stage, kOther, i).unpack(other);
 #pragma unroll
-      for (int j = 0; j < kSize; ++j)
-        values[j] = rstd * (gradient[j] * (scale[j] + op_.shift) - c * values[j]);
-      if constexpr (kAdds) {
-        // Loaded this late because registers would not do.
-        Vector other;
-        if (feature < D_)
-          other = Vector::load_mutable(static_cast<const T*>(op_.other_RD) + row * D_ + feature);
-        other.unpack(gradient);
-#pragma unroll
-        for (int j = 0; j < kSize; ++j) values[j] += gradient[j];
+      for (int j = 0; j < kSize; ++j) {
+        const float inner = gradient[j] * (scale[j] + op_.shift) - c * values[j];
+        values[j] = kAdds ? rstd * inner + other[j] : rstd * inner;
       }
-      if (feature < D_) Vector::pack(values).store(dx + feature);
+      if (rows_.exists(i)) Vector::pack(values).store(dx + rows_.offset(i));
     }
   }
 
   const RmsNormBackwardCuda& op_;
-  const RowPlace<kSpans>& place_;
-  const int D_;
-  Part weight_;
+  const Place& place_;
+  const int R_, D_;
+  Rows rows_;
   float dweight_[kVectors][kSize] = {};
 };
 
 template <class T, int kVectors, bool kSpans, bool kAdds>
 __global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVectors>)
     backward_kernel(const __grid_constant__ RmsNormBackwardCuda op, int threads_per_row) {
-  using Work = BackwardWork<T, kVectors, kSpans, kAdds>;
+  extern __shared__ uint4 memory[];
   __shared__ float scratch[2][32];
-  alignas(16) __shared__ float sums[Work::kSums];
-  const RowPlace<kSpans> place(threads_per_row);
-  Work work(op, place);
-  const int64_t step = place.num_blocks * place.rows_per_block;
-  int parity = 0;
-  for (int64_t first = place.block * place.rows_per_block; first < op.num_rows; first += step) {
-    work.add_row(first + place.group, scratch, parity);
-    parity ^= 1;
-  }
-  if (op.partials_BD != nullptr) work.store_weight_gradient(sums);
+  const RowPlace<T, kVectors, kSpans> place(threads_per_row);
+  BackwardWork<T, kVectors, kSpans, kAdds> work(op, place, memory);
+  allow_next_kernel();
+  work.add_rows(scratch);
+  if (op.partials_BD != nullptr) work.store_weight_gradient(memory);
 }
 
-// `kernel` takes the threads of a row after `op`.
+// A kernel for rows of `groups`, which takes their threads_per_row after `op`.
 template <class Op>
-void launch_rows(const Op& op, const RowGroups& groups, void (*kernel)(Op, int),
-                 StreamHandle stream) {
-  if (groups.blocks_per_row == 1) {
-    kernel<<<static_cast<unsigned>(groups.num_groups), groups.block_threads(), 0, stream>>>(
-        op, groups.threads_per_row);
-  } else {
-    launch_clusters(kernel, {groups.num_groups, groups.blocks_per_row, groups.block_threads()},
-                    stream, "launch rms_norm of long rows", op, groups.threads_per_row);
+struct RowKernel {
+  void (*function)(Op, int) = nullptr;
+  size_t shared_bytes = 0;
+
+  void launch(const Op& op, const RowGroups& groups, StreamHandle stream,
+              std::string_view name) const {
+    launch_kernel(function,
+                  {.grid = static_cast<unsigned>(groups.num_groups * groups.blocks_per_row),
+                   .block = static_cast<unsigned>(groups.block_threads()),
+                   .cluster_blocks = groups.blocks_per_row,
+                   .shared_bytes = shared_bytes},
+                  stream, name, op, groups.threads_per_row);
   }
+};
+
+// Calls f(vectors, spans): the number of vectors a thread and whether a row is a cluster's, as
+// types. kLong: vectors_per_thread of long rows.
+template <int kLong, class F>
+auto dispatch_row_groups(const RowGroups& groups, const F& f) {
+  using std::integral_constant;
+  if (groups.blocks_per_row > 1) return f(integral_constant<int, kLong>(), std::true_type());
+  switch (groups.vectors_per_thread) {
+    case 1:
+      return f(integral_constant<int, 1>(), std::false_type());
+    case 2:
+      return f(integral_constant<int, 2>(), std::false_type());
+    case 3:
+      return f(integral_constant<int, 3>(), std::false_type());
+    default:
+      return f(integral_constant<int, kLong>(), std::false_type());
+  }
+}
+
+template <class T>
+RowKernel<RmsNormForwardCuda> row_forward(const RowGroups& groups) {
+  return dispatch_row_groups<kRmsNormForwardLong>(groups, [&](auto vectors, auto spans) {
+    return RowKernel<RmsNormForwardCuda>{forward_kernel<T, vectors, spans>,
+                                         RowPrefetch<T, 1, vectors>::bytes(groups.block_threads())};
+  });
+}
+
+template <class T, bool kAdds>
+RowKernel<RmsNormBackwardCuda> row_backward(const RowGroups& groups) {
+  return dispatch_row_groups<kRmsNormBackwardLong>(groups, [&](auto vectors, auto spans) {
+    return RowKernel<RmsNormBackwardCuda>{
+        backward_kernel<T, vectors, spans, kAdds>,
+        BackwardWork<T, vectors, spans, kAdds>::Rows::bytes(groups.block_threads())};
+  });
 }
 
 template <class T>
 void forward(const RmsNormForwardCuda& op, StreamHandle stream) {
-  const RowGroups groups = row_groups(op.dtype, op.num_rows, op.num_features);
+  const RowGroups groups = rms_norm_forward_groups(op.dtype, op.num_rows, op.num_features);
   const bool aligned =
       is_vector_aligned(op.x_RD) && is_vector_aligned(op.weight_D) && is_vector_aligned(op.y_RD);
   if (!aligned || groups.vectors_per_thread == 0) {
     rms_norm_wide_forward_cuda(op, stream);
+    check_launch("rms_norm forward");
   } else {
-    const auto kernel = groups.vectors_per_thread == 1   ? forward_kernel<T, 1, false>
-                        : groups.vectors_per_thread == 3 ? forward_kernel<T, 3, false>
-                        : groups.blocks_per_row == 1     ? forward_kernel<T, 2, false>
-                                                         : forward_kernel<T, 2, true>;
-    launch_rows(op, groups, kernel, stream);
+    row_forward<T>(groups).launch(op, groups, stream, "launch rms_norm forward");
   }
-  check_launch("rms_norm forward");
-}
-
-template <class T, bool kAdds>
-auto row_backward(const RowGroups& groups) {
-  return groups.vectors_per_thread == 1   ? backward_kernel<T, 1, false, kAdds>
-         : groups.vectors_per_thread == 3 ? backward_kernel<T, 3, false, kAdds>
-         : groups.blocks_per_row == 1     ? backward_kernel<T, 2, false, kAdds>
-                                          : backward_kernel<T, 2, true, kAdds>;
 }
 
 template <class T>
 void backward(const RmsNormBackwardCuda& op, StreamHandle stream) {
-  const RowGroups groups = row_groups(op.dtype, op.num_rows, op.num_features);
+  const RowGroups groups = rms_norm_backward_groups(op.dtype, op.num_rows, op.num_features);
   const bool aligned = is_vector_aligned(op.x_RD) && is_vector_aligned(op.weight_D) &&
                        is_vector_aligned(op.dy_RD) && is_vector_aligned(op.dx_RD) &&
                        is_vector_aligned(op.other_RD);
   if (!aligned || groups.vectors_per_thread == 0) {
     rms_norm_wide_backward_cuda(op, stream);
+    check_launch("rms_norm backward");
   } else {
-    launch_rows(
-        op, groups,
-        op.other_RD != nullptr ? row_backward<T, true>(groups) : row_backward<T, false>(groups),
-        stream);
+    const auto kernel =
+        op.other_RD != nullptr ? row_backward<T, true>(groups) : row_backward<T, false>(groups);
+    kernel.launch(op, groups, stream, "launch rms_norm backward");
   }
-  check_launch("rms_norm backward");
 }
 
 }  // namespace
@@ -326,7 +361,6 @@ void rms_norm_backward_cuda(const RmsNormBackwardCuda& op, StreamHandle stream) 
   add_partial_sums<float>(op.partials_BD,
                           rms_norm_num_partials(op.dtype, op.num_rows, op.num_features),
                           op.num_features, op.dweight_D, stream);
-  check_launch("rms_norm weight gradient");
 }
 
 }  // namespace longship

@@ -8,6 +8,10 @@
 
 namespace longship {
 
+// Vectors a thread of long rows (see row_groups()). The backward has two or three tensors to hold,
+// and its sums.
+inline constexpr int kRmsNormForwardLong = 4, kRmsNormBackwardLong = 2;
+
 struct RmsNormForwardCuda {
   DType dtype = DType::kF32;  // of x, weight and y
   int64_t num_rows = 0;
@@ -19,6 +23,9 @@ struct RmsNormForwardCuda {
   void* y_RD = nullptr;
   float* rstd_R = nullptr;
 };
+inline RowGroups rms_norm_forward_groups(DType dtype, int64_t num_rows, int64_t num_features) {
+  return row_groups(dtype, num_rows, num_features, kRmsNormForwardLong);
+}
 void rms_norm_forward_cuda(const RmsNormForwardCuda& op, StreamHandle stream);
 
 struct RmsNormBackwardCuda {
@@ -35,10 +42,13 @@ struct RmsNormBackwardCuda {
   float* dweight_D = nullptr;      // null: not wanted; overwritten
   float* partials_BD = nullptr;    // scratch, with B = rms_norm_num_partials(); null with dweight_D
 };
+inline RowGroups rms_norm_backward_groups(DType dtype, int64_t num_rows, int64_t num_features) {
+  return row_groups(dtype, num_rows, num_features, kRmsNormBackwardLong);
+}
 // Sums over rows go into B partial sums, then over these, always in the same order: no atomics, and
 // the same bits on any GPU.
 inline int64_t rms_norm_num_partials(DType dtype, int64_t num_rows, int64_t num_features) {
-  return row_groups(dtype, num_rows, num_features).num_groups;
+  return rms_norm_backward_groups(dtype, num_rows, num_features).num_groups;
 }
 void rms_norm_backward_cuda(const RmsNormBackwardCuda& op, StreamHandle stream);
 

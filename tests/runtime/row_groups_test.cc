@@ -1,0 +1,65 @@
+// What kernels take for granted of how rows are spread over threads.
+#include "runtime/cuda/row_groups.h"
+
+#include <gtest/gtest.h>
+
+namespace longship {
+namespace {
+
+constexpr int kWarp = 32;
+
+void expect_fit(DType dtype, int64_t R, int64_t D, int long_row_vectors) {
+  SCOPED_TRACE(testing::Message() << dtype_name(dtype) << " " << R << " x " << D);
+  const RowGroups groups = row_groups(dtype, R, D, long_row_vectors);
+  ASSERT_GE(groups.num_groups, 1);
+  if (groups.vectors_per_thread == 0) return;
+  const int64_t num_vectors = D * dtype_size(dtype) / 16;
+  EXPECT_GE(int64_t{groups.threads_per_row} * groups.vectors_per_thread, num_vectors);
+  const int most_threads = groups.vectors_per_thread == 1   ? kRowBlockThreads<1>
+                           : groups.vectors_per_thread == 3 ? kRowBlockThreads<3>
+                                                            : kRowBlockThreads<2>;
+  EXPECT_LE(groups.block_threads(), most_threads);
+  EXPECT_EQ(groups.block_threads() % kWarp, 0);
+  if (groups.threads_per_row > kWarp) {
+    EXPECT_EQ(groups.threads_per_row % kWarp, 0);
+    EXPECT_LE(groups.rows_per_block, 15);  // named barriers
+  } else {
+    EXPECT_EQ(kWarp % groups.threads_per_row, 0);
+  }
+  if (groups.blocks_per_row > 1) {
+    EXPECT_EQ(groups.rows_per_block, 1);
+    EXPECT_EQ(groups.vectors_per_thread, long_row_vectors);
+  }
+  // Every block has a row.
+  EXPECT_LT((groups.num_groups - 1) * groups.rows_per_block, std::max<int64_t>(R, 1));
+}
+
+TEST(RowGroups, FitBlocksOfThreads) {
+  for (const DType dtype : {DType::kF32, DType::kBF16})
+    for (const int64_t R : {0, 1, 3, 4, 5, 31, 131, 132, 133, 529, 4096, 65536, 1 << 22})
+      for (int64_t D = 1; D < 70000; D += D < 1100 ? 1 : 251)
+        for (const int vectors : {2, 4}) expect_fit(dtype, R, D, vectors);
+}
+
+TEST(RowGroups, SpreadFewRowsOverAllMultiprocessors) {
+  EXPECT_EQ(row_groups(DType::kBF16, 132, 4096, 2).num_groups, 132);
+  EXPECT_EQ(row_groups(DType::kBF16, 264, 4096, 2).num_groups, 132);
+  EXPECT_EQ(row_groups(DType::kBF16, 1 << 20, 4096, 2).num_groups, 132);
+}
+
+TEST(RowGroups, TakeLongRowsInOneBlockWhereTheyFit) {
+  EXPECT_EQ(row_groups(DType::kBF16, 4096, 16384, 2).blocks_per_row, 1);
+  EXPECT_EQ(row_groups(DType::kF32, 4096, 16384, 2).blocks_per_row, 2);
+  EXPECT_EQ(row_groups(DType::kF32, 4096, 16384, 4).blocks_per_row, 1);
+  EXPECT_EQ(row_groups(DType::kF32, 4096, 16384, 4).threads_per_row, 1024);
+}
+
+TEST(RowGroups, LeaveOutWhatRowKernelsCannotDo) {
+  EXPECT_EQ(row_groups(DType::kBF16, 10, 1021, 2).vectors_per_thread, 0);     // no whole vectors
+  EXPECT_EQ(row_groups(DType::kBF16, 10, 1 << 18, 2).vectors_per_thread, 0);  // too long
+  EXPECT_EQ(row_groups(DType::kBF16, (1 << 30) + 1, 64, 2).vectors_per_thread, 0);
+  EXPECT_EQ(row_groups(DType::kBF16, 1 << 30, 64, 2).vectors_per_thread, 1);
+}
+
+}  // namespace
+}  // namespace longship
