@@ -45,6 +45,9 @@ void swiglu_backward_cuda(const ElementwiseCuda&, StreamHandle) {
 void embedding_forward_cuda(const EmbeddingForwardCuda&, StreamHandle) {
   refuse_without_cuda("embedding");
 }
+int plan_embedding_backward_cuda(const EmbeddingPlanCuda&, StreamHandle) {
+  refuse_without_cuda("embedding");
+}
 void embedding_backward_cuda(const EmbeddingBackwardCuda&, StreamHandle) {
   refuse_without_cuda("embedding");
 }

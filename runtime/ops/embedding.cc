@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "runtime/device_dispatch.h"
 #include "runtime/gpu.h"
 #include "runtime/ops/embedding_cuda.h"
 #include "runtime/parallel_for.h"
+#include "runtime/side_work.h"
 
 namespace longship {
 namespace {
@@ -84,30 +86,71 @@ void add_rows_cpu(const Context& ctx, const Tensor& ids_T, const Tensor& dy_TE,
   });
 }
 
-void add_rows_cuda(const Context& ctx, const Tensor& ids_T, const Tensor& dy_TE,
-                   const Tensor& dtable_VE) {
-  const int64_t T = dy_TE.dim(0), E = dy_TE.dim(1);
-  LONGSHIP_CHECK(T < int64_t{1} << 31, "embedding of {} tokens on one GPU", T);
-  const Tensor sorted_4T = ctx.empty({4, T}, DType::kI32);
-  const Tensor partials_2CE = ctx.empty({2, embedding_num_chunks(T), E}, DType::kF32);
-  const Tensor sort_scratch = ctx.empty({embedding_sort_bytes(T)}, DType::kU8);
-  if (!dy_TE.has_elements()) return;
-  embedding_backward_cuda({.dtype = dy_TE.dtype(),
-                           .num_ids = dtable_VE.dim(0),
-                           .num_tokens = T,
-                           .num_features = E,
-                           .ids_T = ids_T.device_data<int32_t>(),
-                           .dy_TE = dy_TE.address(),
-                           .dtable_VE = dtable_VE.device_data<float>(),
-                           .sorted_4T = sorted_4T.device_data<int32_t>(),
-                           .partials_2CE = partials_2CE.device_data<float>(),
-                           .sort_scratch = sort_scratch.address()},
-                          compute_stream(ctx));
-}
+// What the backward on a GPU knows from the ids alone. To find it takes many short kernels: they
+// run beside the forward.
+class PlannedBackward {
+ public:
+  PlannedBackward(const Context& ctx, const Tensor& ids_T, int64_t V, int64_t E)
+      : ids_T_(ids_T),
+        sorted_22T_(ctx.empty({2, 2, ids_T.dim(0)}, DType::kI32)),
+        sort_scratch_(ctx.empty({embedding_sort_bytes(ids_T.dim(0))}, DType::kU8)),
+        chunks_C4_(ctx.empty({embedding_num_chunks(ids_T.dim(0)), 4}, DType::kI32)),
+        num_done_BC_(ctx.empty({embedding_num_column_blocks(E), chunks_C4_.dim(0)}, DType::kI32)) {
+    const int64_t T = ids_T.dim(0);
+    LONGSHIP_CHECK(T <= int64_t{1} << 30, "embedding of {} tokens on one GPU", T);
+    if (!ids_T.has_elements()) return;
+    planning_.emplace(ctx, [&](StreamHandle stream) {
+      half_ = plan_embedding_backward_cuda({.num_ids = V,
+                                            .num_tokens = T,
+                                            .num_features = E,
+                                            .ids_T = ids_T_.device_data<int32_t>(),
+                                            .sorted_22T = sorted_22T_.device_data<int32_t>(),
+                                            .sort_scratch = sort_scratch_.address(),
+                                            .chunks_C = chunks(),
+                                            .num_done_BC = num_done_BC_.device_data<int32_t>()},
+                                           stream);
+    });
+  }
+
+  void run(const Context& ctx, const Tensor& dy_TE, const Tensor& dtable_VE) {
+    const int64_t T = dy_TE.dim(0), E = dy_TE.dim(1);
+    const Tensor partials_2CE = ctx.empty({2, chunks_C4_.dim(0), E}, DType::kF32);
+    if (!dy_TE.has_elements()) return;
+    planning_.reset();
+    const int32_t* const sorted = sorted_22T_.device_data<int32_t>();
+    embedding_backward_cuda({.dtype = dy_TE.dtype(),
+                             .num_tokens = T,
+                             .num_features = E,
+                             .ids_T = sorted + half_ * T,
+                             .tokens_T = sorted + (2 + half_) * T,
+                             .chunks_C = chunks(),
+                             .num_done_BC = num_done_BC_.device_data<int32_t>(),
+                             .dy_TE = dy_TE.address(),
+                             .dtable_VE = dtable_VE.device_data<float>(),
+                             .partials_2CE = partials_2CE.device_data<float>()},
+                            compute_stream(ctx));
+  }
+
+  void visit_saved(const Node::SavedVisitor& visit) {
+    visit("ids_T", ids_T_);
+    visit("sorted_22T", sorted_22T_);
+    visit("sort_scratch", sort_scratch_);
+    visit("chunks_C4", chunks_C4_);
+    visit("num_done_BC", num_done_BC_);
+  }
+
+ private:
+  EmbeddingChunk* chunks() const { return reinterpret_cast<EmbeddingChunk*>(chunks_C4_.address()); }
+
+  Tensor ids_T_, sorted_22T_, sort_scratch_, chunks_C4_, num_done_BC_;
+  int half_ = 0;
+  std::optional<SideWork> planning_;  // until it is joined; ends before the tensors do
+};
 
 struct EmbeddingNode final : Node {
   struct Saved {
-    Tensor ids_T;
+    Tensor ids_T;                            // on the CPU
+    std::optional<PlannedBackward> planned;  // on a GPU
   } saved;
 
   const char* name() const override { return "embedding"; }
@@ -115,14 +158,20 @@ struct EmbeddingNode final : Node {
   void backward(Context& ctx) override {
     const Tensor dy_TE = grad_output(ctx).contiguous();
     const Tensor dtable_VE = input(0)->accumulate_into(ctx);
-    if (dy_TE.device().kind == DeviceKind::kCpu) {
-      add_rows_cpu(ctx, saved.ids_T, dy_TE, dtable_VE);
+    if (saved.planned) {
+      saved.planned->run(ctx, dy_TE, dtable_VE);
     } else {
-      add_rows_cuda(ctx, saved.ids_T, dy_TE, dtable_VE);
+      add_rows_cpu(ctx, saved.ids_T, dy_TE, dtable_VE);
     }
   }
 
-  void visit_saved(const SavedVisitor& visit) override { visit("ids_T", saved.ids_T); }
+  void visit_saved(const SavedVisitor& visit) override {
+    if (saved.planned) {
+      saved.planned->visit_saved(visit);
+    } else {
+      visit("ids_T", saved.ids_T);
+    }
+  }
 };
 
 void check_ids(const Context& ctx, const Tensor& ids_T, int64_t V) {
@@ -179,7 +228,11 @@ Variable embedding(Context& ctx, const Variable& table_VE, const Tensor& ids_T) 
   std::unique_ptr<EmbeddingNode> node;
   if (is_recording(ctx, {&table_VE})) {
     node = std::make_unique<EmbeddingNode>();
-    node->saved = {ids};
+    if (ids.device().kind == DeviceKind::kCpu) {
+      node->saved.ids_T = ids;
+    } else {
+      node->saved.planned.emplace(ctx, ids, table.dim(0), table.dim(1));
+    }
   }
   return record(ctx, "embedding", y_TE, std::move(node), {&table_VE});
 }

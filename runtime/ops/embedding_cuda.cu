@@ -11,8 +11,10 @@
 namespace longship {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kEmbeddingBlockThreads;
+constexpr int kChunk = kEmbeddingChunkTokens;
 constexpr int kRowsPerThread = 4;  // on their way at a time
+constexpr int kPartialsPerThread = 16;
 
 unsigned num_blocks(int64_t count, int64_t per_block) {
   return static_cast<unsigned>((count + per_block - 1) / per_block);
@@ -53,7 +55,9 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int r = 0; r < kRowsPerThread; ++r) {
       const int64_t token = first + r * groups;
-      if (token < op.num_tokens) static_cast<Word*>(op.y_TE)[token * words_per_row + w] = words[r];
+      // What is written does not drive rows of frequent ids out of the cache.
+      if (token < op.num_tokens)
+        __stcs(static_cast<Word*>(op.y_TE) + token * words_per_row + w, words[r]);
     }
   }
 }
@@ -72,7 +76,7 @@ void gather(const EmbeddingForwardCuda& op, StreamHandle stream) {
 
 // ids[t] and tokens[t] = t, to be sorted; the id is V if it is none of the table's.
 __global__ void __launch_bounds__(kThreads)
-    number_tokens_kernel(const __grid_constant__ EmbeddingBackwardCuda op, uint32_t* ids,
+    number_tokens_kernel(const __grid_constant__ EmbeddingPlanCuda op, uint32_t* ids,
                          int32_t* tokens) {
   const int64_t t = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (t >= op.num_tokens) return;
@@ -82,49 +86,148 @@ __global__ void __launch_bounds__(kThreads)
   tokens[t] = static_cast<int32_t>(t);
 }
 
-struct SortedTokens {
-  const uint32_t* ids = nullptr;
-  const int32_t* tokens = nullptr;
-};
+// The first of the ascending ids [begin, end) that is not below `id`, or `end`.
+__device__ int lower_bound(const uint32_t* ids, int begin, int end, uint32_t id) {
+  while (begin < end) {
+    const int middle = begin + (end - begin) / 2;
+    if (ids[middle] < id) {
+      begin = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return begin;
+}
 
-// Block (c, b): chunk c, columns of part b. A run that lies within the chunk is added to the table.
-// The sum of one that began before goes to partials[0][c], of one that only goes on after the chunk
-// to partials[1][c].
-template <class T, int kColumns>
+// A thread a chunk.
 __global__ void __launch_bounds__(kThreads)
-    sum_chunks_kernel(const __grid_constant__ EmbeddingBackwardCuda op,
-                      const __grid_constant__ SortedTokens sorted) {
-  constexpr int kChunk = kEmbeddingChunkTokens;
-  constexpr uint32_t kNone = ~0u;
-  __shared__ uint32_t ids[kChunk + 2];  // with the neighbours on both sides
-  __shared__ int32_t tokens[kChunk];
-  const int64_t num_tokens = op.num_tokens, E = op.num_features;
-  const int64_t begin = int64_t{blockIdx.x} * kChunk;
-  const int count = static_cast<int>(min(int64_t{kChunk}, num_tokens - begin));
-  for (int i = static_cast<int>(threadIdx.x); i < count + 2; i += static_cast<int>(blockDim.x)) {
-    const int64_t position = begin + i - 1;
-    ids[i] = position >= 0 && position < num_tokens ? sorted.ids[position] : kNone;
-    if (i < count) tokens[i] = sorted.tokens[begin + i];
+    plan_chunks_kernel(const __grid_constant__ EmbeddingPlanCuda op, const uint32_t* ids,
+                       int num_chunks, int num_column_blocks) {
+  const int c = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  if (c >= num_chunks) return;
+  for (int b = 0; b < num_column_blocks; ++b) op.num_done_BC[int64_t{b} * num_chunks + c] = 0;
+  const int T = lower_bound(ids, 0, static_cast<int>(op.num_tokens), op.num_ids);  // without V
+  const int begin = c * kChunk, end = min(begin + kChunk, T);
+  EmbeddingChunk work{.begin = begin, .end = begin};
+  if (begin < end) {
+    work.end = end;
+    // The run that goes on into this chunk.
+    if (begin > 0 && ids[begin - 1] == ids[begin]) {
+      const int run_begin = lower_bound(ids, 0, begin, ids[begin]);
+      const int run_end = lower_bound(ids, begin, T, ids[begin] + 1);
+      if (run_end - run_begin > kChunk) {
+        work.first_chunk = run_begin / kChunk;
+      } else {
+        work.begin = min(run_end, end);
+      }
+    }
+    // The run that begins in this chunk and goes on after it.
+    if (end < T && ids[end] == ids[end - 1]) {
+      const int run_begin = lower_bound(ids, begin, end, ids[end]);
+      const int run_end = lower_bound(ids, end, T, ids[end] + 1);
+      if (run_begin > begin || begin == 0 || ids[begin - 1] != ids[begin]) {
+        if (run_end - run_begin > kChunk) {
+          work.last_chunk = (run_end - 1) / kChunk;
+        } else {
+          work.end = run_end;
+        }
+      }
+    }
+  }
+  op.chunks_C[c] = work;
+}
+
+// From the cache that all multiprocessors share: other blocks wrote it.
+template <int kColumns>
+__device__ void load_shared_elements(const float* from, float (&values)[kColumns]) {
+  if constexpr (kColumns == 1) {
+    values[0] = __ldcg(from);
+  } else {
+    static_assert(kColumns == 4);
+    const float4 four = __ldcg(reinterpret_cast<const float4*>(from));
+    values[0] = four.x;
+    values[1] = four.y;
+    values[2] = four.z;
+    values[3] = four.w;
+  }
+}
+
+// This block has left its part of the run that was cut into the chunks [first, last]. The last
+// block that comes here adds them up, in their order. All threads call it, those without a column
+// with one below zero.
+template <int kColumns>
+__device__ void join_run(const EmbeddingBackwardCuda& op, int first, int last, uint32_t id,
+                         int64_t column) {
+  __shared__ bool is_last;
+  const int64_t E = op.num_features;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int32_t* const num_done = op.num_done_BC + int64_t{blockIdx.y} * gridDim.x + first;
+    is_last = atomicAdd(num_done, 1) == last - first;
+    if (is_last) *num_done = 0;
   }
   __syncthreads();
-  const int64_t column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kColumns;
-  if (column >= E) return;
+  if (!is_last || column < 0) return;
+  __threadfence();
+  const float* const partial = op.partials_2CE + column;
+  float table[kColumns], sum[kColumns];
+  load_elements(op.dtable_VE + id * E + column, table);
+  load_shared_elements(partial + (int64_t{gridDim.x} + first) * E, sum);
+  for (int next = first + 1; next <= last; next += kPartialsPerThread) {
+    float parts[kPartialsPerThread][kColumns];
+#pragma unroll
+    for (int r = 0; r < kPartialsPerThread; ++r)
+      load_shared_elements(partial + min(next + r, last) * E, parts[r]);
+#pragma unroll
+    for (int r = 0; r < kPartialsPerThread; ++r) {
+      if (next + r > last) break;
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j) sum[j] += parts[r][j];
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kColumns; ++j) table[j] += sum[j];
+  store_elements(table, op.dtable_VE + id * E + column);
+}
+
+// Block (c, b): chunk c, columns of part b. A run that is not cut is added to the table. Of one
+// that is, the sum over chunk c goes to partials[1][c] where it begins, else to partials[0][c].
+template <class T, int kColumns>
+__global__ void __launch_bounds__(kThreads)
+    sum_chunks_kernel(const __grid_constant__ EmbeddingBackwardCuda op) {
+  __shared__ uint32_t sorted_ids[2 * kChunk];
+  __shared__ int32_t sorted_tokens[2 * kChunk];
+  const int64_t E = op.num_features;
+  const int c = static_cast<int>(blockIdx.x), begin = c * kChunk;
+  const EmbeddingChunk work = op.chunks_C[c];
+  // All that `work` may name, so as not to wait for it.
+  const int num_loaded = static_cast<int>(min(int64_t{2} * kChunk, op.num_tokens - begin));
+  for (int i = static_cast<int>(threadIdx.x); i < num_loaded; i += static_cast<int>(blockDim.x)) {
+    sorted_ids[i] = static_cast<uint32_t>(op.ids_T[begin + i]);
+    sorted_tokens[i] = op.tokens_T[begin + i];
+  }
+  __syncthreads();
+  const int count = work.end - work.begin;
+  const uint32_t* const ids = sorted_ids + (work.begin - begin);
+  const int32_t* const tokens = sorted_tokens + (work.begin - begin);
+  int64_t column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kColumns;
+  if (column >= E) column = -1;
   const T* const dy = static_cast<const T*>(op.dy_TE) + column;
-  float* const partial = op.partials_2CE + int64_t{blockIdx.x} * E + column;
-  const auto began_before = [&](int i) { return ids[0] == ids[i + 1]; };
-  const auto goes_on = [&](int i) { return ids[i + 2] == ids[i + 1]; };
-  const auto is_table_row = [&](int i) {
-    return !began_before(i) && !goes_on(i) && ids[i + 1] < op.num_ids;
+  const auto ends = [&](int i) { return i + 1 == count || ids[i + 1] != ids[i]; };
+  const auto began_before = [&](int i) { return work.first_chunk >= 0 && ids[i] == ids[0]; };
+  const auto is_cut = [&](int i) {
+    return began_before(i) || (work.last_chunk >= 0 && i + 1 == count);
   };
   float sum[kColumns] = {};
-  for (int first = 0; first < count; first += kRowsPerThread) {
+  for (int first = 0; first < count && column >= 0; first += kRowsPerThread) {
     // Rows of the table are on their way together with what is added to them.
     float rows[kRowsPerThread][kColumns], table[kRowsPerThread][kColumns];
 #pragma unroll
     for (int r = 0; r < kRowsPerThread; ++r) {
       const int i = min(first + r, count - 1);
       load_elements(dy + tokens[i] * E, rows[r]);
-      if (is_table_row(i)) load_elements(op.dtable_VE + ids[i + 1] * E + column, table[r]);
+      if (ends(i) && !is_cut(i)) load_elements(op.dtable_VE + ids[i] * E + column, table[r]);
     }
 #pragma unroll
     for (int r = 0; r < kRowsPerThread; ++r) {
@@ -132,84 +235,32 @@ __global__ void __launch_bounds__(kThreads)
       if (i >= count) break;
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) sum[j] += rows[r][j];
-      if (goes_on(i) && i + 1 < count) continue;
-      if (began_before(i)) {
-        store_elements(sum, partial);
-      } else if (goes_on(i)) {
-        store_elements(sum, partial + gridDim.x * E);
-      } else if (is_table_row(i)) {
+      if (!ends(i)) continue;
+      if (is_cut(i)) {
+        const int64_t place = began_before(i) ? c : int64_t{gridDim.x} + c;
+        store_elements(sum, op.partials_2CE + place * E + column);
+      } else {
 #pragma unroll
         for (int j = 0; j < kColumns; ++j) sum[j] += table[r][j];
-        store_elements(sum, op.dtable_VE + ids[i + 1] * E + column);
+        store_elements(sum, op.dtable_VE + ids[i] * E + column);
       }
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) sum[j] = 0;
     }
   }
-}
-
-// Block (c, b): the run that begins in chunk c and goes on after it, if there is one.
-template <int kColumns>
-__global__ void __launch_bounds__(kThreads)
-    join_chunks_kernel(const __grid_constant__ EmbeddingBackwardCuda op,
-                       const __grid_constant__ SortedTokens sorted) {
-  constexpr int64_t kChunk = kEmbeddingChunkTokens;
-  const int64_t E = op.num_features, C = gridDim.x, c = blockIdx.x;
-  if (c + 1 == C) return;
-  const uint32_t id = sorted.ids[(c + 1) * kChunk];
-  const bool goes_on = sorted.ids[(c + 1) * kChunk - 1] == id;
-  const bool began_before = c > 0 && sorted.ids[c * kChunk - 1] == id;
-  if (!goes_on || began_before || id >= op.num_ids) return;
-  const int64_t column = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kColumns;
-  if (column >= E) return;
-  const float* const partial = op.partials_2CE + column;
-  float sum[kColumns];
-  load_elements(partial + (C + c) * E, sum);
-  bool in_run = true;
-  for (int64_t first = c + 1; first < C && in_run; first += kRowsPerThread) {
-    float parts[kRowsPerThread][kColumns];
-    bool reaches[kRowsPerThread];
-#pragma unroll
-    for (int r = 0; r < kRowsPerThread; ++r) {
-      reaches[r] = first + r < C && sorted.ids[(first + r) * kChunk] == id;
-      if (reaches[r]) load_elements(partial + (first + r) * E, parts[r]);
-    }
-#pragma unroll
-    for (int r = 0; r < kRowsPerThread; ++r) {
-      in_run = reaches[r];
-      if (!in_run) break;
-#pragma unroll
-      for (int j = 0; j < kColumns; ++j) sum[j] += parts[r][j];
-    }
-  }
-  add_elements_to(op.dtable_VE + id * E + column, sum);
-}
-
-SortedTokens sort_tokens(const EmbeddingBackwardCuda& op, StreamHandle stream) {
-  const int64_t T = op.num_tokens;
-  auto* const ids = reinterpret_cast<uint32_t*>(op.sorted_4T);
-  cub::DoubleBuffer<uint32_t> keys(ids, ids + T);
-  cub::DoubleBuffer<int32_t> values(op.sorted_4T + 2 * T, op.sorted_4T + 3 * T);
-  number_tokens_kernel<<<num_blocks(T, kThreads), kThreads, 0, stream>>>(op, keys.Current(),
-                                                                         values.Current());
-  check_launch("embedding backward");
-  const int num_bits = std::bit_width(static_cast<uint32_t>(op.num_ids));
-  auto scratch_bytes = static_cast<size_t>(embedding_sort_bytes(T));
-  check_cuda(cub::DeviceRadixSort::SortPairs(op.sort_scratch, scratch_bytes, keys, values,
-                                             static_cast<int>(T), 0, num_bits, stream),
-             "sort tokens by id");
-  return {keys.Current(), values.Current()};
+  if (work.first_chunk >= 0)
+    join_run<kColumns>(op, work.first_chunk, op.chunks_C[work.first_chunk].last_chunk, ids[0],
+                       column);
+  if (work.last_chunk >= 0) join_run<kColumns>(op, c, work.last_chunk, ids[count - 1], column);
 }
 
 template <class T, int kColumns>
-void add_rows(const EmbeddingBackwardCuda& op, const SortedTokens& sorted, StreamHandle stream) {
+void add_rows(const EmbeddingBackwardCuda& op, StreamHandle stream) {
   const int64_t columns = (op.num_features + kColumns - 1) / kColumns;
   const auto threads = static_cast<unsigned>(std::min<int64_t>((columns + 31) / 32 * 32, kThreads));
   const dim3 grid(static_cast<unsigned>(embedding_num_chunks(op.num_tokens)),
                   num_blocks(columns, threads));
-  sum_chunks_kernel<T, kColumns><<<grid, threads, 0, stream>>>(op, sorted);
-  check_launch("embedding backward");
-  join_chunks_kernel<kColumns><<<grid, threads, 0, stream>>>(op, sorted);
+  sum_chunks_kernel<T, kColumns><<<grid, threads, 0, stream>>>(op);
   check_launch("embedding backward");
 }
 
@@ -229,18 +280,39 @@ void embedding_forward_cuda(const EmbeddingForwardCuda& op, StreamHandle stream)
   });
 }
 
+int plan_embedding_backward_cuda(const EmbeddingPlanCuda& op, StreamHandle stream) {
+  const int64_t T = op.num_tokens;
+  if (T == 0) return 0;
+  auto* const ids = reinterpret_cast<uint32_t*>(op.sorted_22T);
+  cub::DoubleBuffer<uint32_t> keys(ids, ids + T);
+  cub::DoubleBuffer<int32_t> values(op.sorted_22T + 2 * T, op.sorted_22T + 3 * T);
+  number_tokens_kernel<<<num_blocks(T, kThreads), kThreads, 0, stream>>>(op, keys.Current(),
+                                                                         values.Current());
+  check_launch("number tokens");
+  const int num_bits = std::bit_width(static_cast<uint32_t>(op.num_ids));
+  auto scratch_bytes = static_cast<size_t>(embedding_sort_bytes(T));
+  check_cuda(cub::DeviceRadixSort::SortPairs(op.sort_scratch, scratch_bytes, keys, values,
+                                             static_cast<int>(T), 0, num_bits, stream),
+             "sort tokens by id");
+  const int64_t num_chunks = embedding_num_chunks(T);
+  plan_chunks_kernel<<<num_blocks(num_chunks, kThreads), kThreads, 0, stream>>>(
+      op, keys.Current(), static_cast<int>(num_chunks),
+      static_cast<int>(embedding_num_column_blocks(op.num_features)));
+  check_launch("plan embedding backward");
+  return keys.selector;  // and that of `values`
+}
+
 void embedding_backward_cuda(const EmbeddingBackwardCuda& op, StreamHandle stream) {
-  if (op.num_tokens == 0 || op.num_features == 0 || op.num_ids == 0) return;
-  const SortedTokens sorted = sort_tokens(op, stream);
+  if (op.num_tokens == 0 || op.num_features == 0) return;
   dispatch_cuda_dtype(op.dtype, [&](auto tag) {
     using T = decltype(tag);
     constexpr int kColumns = kSharedLaneElements<T, float>;
     const bool aligned = op.num_features % kColumns == 0 && is_vector_aligned(op.dy_TE) &&
                          is_vector_aligned(op.dtable_VE) && is_vector_aligned(op.partials_2CE);
     if (aligned) {
-      add_rows<T, kColumns>(op, sorted, stream);
+      add_rows<T, kColumns>(op, stream);
     } else {
-      add_rows<T, 1>(op, sorted, stream);
+      add_rows<T, 1>(op, stream);
     }
   });
 }

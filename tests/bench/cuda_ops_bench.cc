@@ -15,6 +15,7 @@
 #include "runtime/ops/add.h"
 #include "runtime/ops/cross_entropy_rows_cuda.h"
 #include "runtime/ops/embedding.h"
+#include "runtime/ops/embedding_cuda.h"
 #include "runtime/ops/merge_partials.h"
 #include "runtime/ops/rms_norm.h"
 #include "runtime/ops/rope.h"
@@ -94,6 +95,7 @@ void bench_op(Context ctx, const RateReport& report, const OpCase& c) {
   auto record = [&] {
     tape.clear();
     y = c.function(ctx);
+    ctx.gpu->side->synchronize();  // what an op prepares beside the forward
   };
   report.add(c.op + " backward " + c.shape,
              cold_ms(ctx, record, [&] { tape.backward(ctx, y, c.dy); }), c.backward_bytes);
@@ -191,6 +193,25 @@ void bench_embedding(const Context& ctx, const RateReport& report, int64_t V, in
       {"embedding", fmt::format("{}, V={}", shape_name(dtype, T, E), V),
        [&](Context& c) { return embedding(c, table_VE, ids_T); }, dy_TE,
        dy_TE.num_bytes() + num_rows * E * dtype_size(dtype), dy_TE.num_bytes() + num_rows * E * 8});
+  // What goes on beside the forward for it.
+  const Tensor sorted_22T = ctx.empty({2, 2, T}, DType::kI32);
+  const Tensor scratch = ctx.empty({embedding_sort_bytes(T)}, DType::kU8);
+  const Tensor chunks_C4 = ctx.empty({embedding_num_chunks(T), 4}, DType::kI32);
+  const Tensor num_done_BC =
+      ctx.empty({embedding_num_column_blocks(E), chunks_C4.dim(0)}, DType::kI32);
+  auto plan = [&] {
+    plan_embedding_backward_cuda(
+        {.num_ids = V,
+         .num_tokens = T,
+         .num_features = E,
+         .ids_T = ids_T.device_data<int32_t>(),
+         .sorted_22T = sorted_22T.device_data<int32_t>(),
+         .sort_scratch = scratch.address(),
+         .chunks_C = reinterpret_cast<EmbeddingChunk*>(chunks_C4.address()),
+         .num_done_BC = num_done_BC.device_data<int32_t>()},
+        compute_stream(ctx));
+  };
+  report.add(fmt::format("embedding plan of {} ids, V={}", T, V), cold_ms(ctx, plan), T * 12);
 }
 
 void bench_rope(Context ctx, const RateReport& report, int64_t T, int64_t H, int64_t D,

@@ -2,8 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <thread>
 
 #include "runtime/gpu.h"
 #include "runtime/ops/embedding.h"
@@ -11,12 +13,14 @@
 #include "tests/support/gpu_check.h"
 #include "tests/support/gradient_check.h"
 #include "tests/support/op_check.h"
+#include "tests/support/stream_gate.h"
 
 namespace longship {
 namespace {
 
 using testing::poisoned_gpu;
 using testing::random_tensor;
+using testing::StreamGate;
 using Ids = std::vector<int32_t>;
 
 Tensor ids_tensor(const Context& ctx, const Ids& ids) {
@@ -81,6 +85,8 @@ TEST(EmbeddingOnGpu, EqualsTheCpuForEveryWayThatRunsMeetChunks) {
   const Context gpu = poisoned_gpu();
   for (const std::vector<int64_t>& lengths : {std::vector<int64_t>{32, 32, 32},
                                               {31, 33, 32},
+                                              {31, 32, 33, 32},
+                                              {16, 33, 31, 32, 34},
                                               {33, 31, 1},
                                               {1, 95},
                                               {96, 1},
@@ -91,6 +97,49 @@ TEST(EmbeddingOnGpu, EqualsTheCpuForEveryWayThatRunsMeetChunks) {
                                               {0, 129, 0, 127},
                                               {32, 1, 31, 300, 20}})
     for (int64_t E : {5, 24}) expect_equal_to_cpu(gpu, runs_of(lengths), 8, E);
+}
+
+TEST(EmbeddingOnGpu, EqualsTheCpuForRunsOfEveryLengthAtEveryPlace) {
+  const Context gpu = poisoned_gpu();
+  // Every length comes again and again, at another distance from the border of a chunk.
+  std::vector<int64_t> lengths;
+  for (int64_t first = 1; first <= 31; first += 2) {
+    lengths.push_back(first);
+    for (int64_t length = 1; length <= 70; ++length) lengths.push_back(length);
+  }
+  Ids ids;
+  for (size_t id = 0; id < lengths.size(); ++id)
+    ids.insert(ids.end(), static_cast<size_t>(lengths[id]), static_cast<int32_t>(id));
+  // 7919 is a prime that does not divide their number.
+  Ids mixed(ids.size());
+  for (size_t t = 0; t < ids.size(); ++t) mixed[t * 7919 % ids.size()] = ids[t];
+  expect_equal_to_cpu(gpu, mixed, static_cast<int64_t>(lengths.size()), 12);
+}
+
+// Its tape ends while the ids still wait to be sorted.
+TEST(EmbeddingOnGpu, WithoutABackwardLeavesMemoryAloneThatOthersGet) {
+  constexpr int64_t kTokens = 20000;
+  Context gpu = gpu_context(0);
+  Tape tape;
+  gpu.tape = &tape;
+  Context cpu;
+  const Variable table = Variable::leaf(gpu.zeros({1000, 8}, DType::kBF16));
+  const Tensor ids_T = ids_tensor(gpu, text_like(kTokens, 1000));
+  const auto forward_only = [&] {
+    embedding(gpu, table, ids_T);
+    tape.clear();
+    return gpu.zeros({2, 2, kTokens}, DType::kI32);  // where the sort writes
+  };
+  forward_only();
+  gpu.gpu->compute->synchronize();
+  StreamGate gate(*gpu.gpu->side);
+  const Tensor zeros = forward_only();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  gate.open();
+  gpu.gpu->side->synchronize();
+  const Tensor values = zeros.to(cpu.memory);
+  EXPECT_EQ(std::count(values.data<int32_t>(), values.data<int32_t>() + values.numel(), 0),
+            values.numel());
 }
 
 TEST(EmbeddingOnGpu, AddsToTheGradientThatIsThere) {
