@@ -14,7 +14,6 @@ Gpu::Gpu(int ordinal)
       compute(std::make_shared<Stream>(device)),
       communication(std::make_shared<Stream>(device, StreamPriority::kHigh)),
       copy(std::make_shared<Stream>(device)),
-      side(std::make_shared<Stream>(device)),
       memory(std::make_shared<Memory>(std::make_unique<ArenaPool>(device_blocks(compute)))),
       pinned(std::make_shared<Memory>(std::make_unique<SizeClassPool>(pinned_blocks(device)))),
       gemm(std::make_shared<const Gemm>(device)) {}

@@ -19,8 +19,7 @@ struct Gpu {
 
   Device device;
   std::shared_ptr<const Stream> compute, communication, copy;
-  std::shared_ptr<const Stream> side;  // for SideWork
-  std::shared_ptr<Memory> memory;      // of the GPU, in the order of `compute`
+  std::shared_ptr<Memory> memory;  // of the GPU, in the order of `compute`
   std::shared_ptr<Memory> pinned;  // of the host, for copies that run beside the host's own work
   std::shared_ptr<const Gemm> gemm;
   // What libraries outside of runtime/ keep for this GPU and its streams.

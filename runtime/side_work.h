@@ -8,16 +8,16 @@
 
 namespace longship {
 
-// Runs on ctx.gpu->side, behind what compute has got so far and beside what it gets from then on,
+// Runs on ctx.gpu->copy, behind what compute has got so far and beside what it gets from then on,
 // until join(). The memory that it uses has to be kept until then; the destructor joins.
 class SideWork {
  public:
   // enqueue(stream) enqueues it.
   template <class F>
   SideWork(const Context& ctx, const F& enqueue) : gpu_(ctx.gpu) {
-    gpu_->side->wait(gpu_->compute->record());
-    enqueue(gpu_->side->handle());
-    end_ = gpu_->side->record();
+    gpu_->copy->wait(gpu_->compute->record());
+    enqueue(gpu_->copy->handle());
+    end_ = gpu_->copy->record();
   }
   ~SideWork() {
     try {

@@ -95,7 +95,7 @@ void bench_op(Context ctx, const RateReport& report, const OpCase& c) {
   auto record = [&] {
     tape.clear();
     y = c.function(ctx);
-    ctx.gpu->side->synchronize();  // what an op prepares beside the forward
+    ctx.gpu->copy->synchronize();  // what an op prepares beside the forward
   };
   report.add(c.op + " backward " + c.shape,
              cold_ms(ctx, record, [&] { tape.backward(ctx, y, c.dy); }), c.backward_bytes);

@@ -132,11 +132,11 @@ TEST(EmbeddingOnGpu, WithoutABackwardLeavesMemoryAloneThatOthersGet) {
   };
   forward_only();
   gpu.gpu->compute->synchronize();
-  StreamGate gate(*gpu.gpu->side);
+  StreamGate gate(*gpu.gpu->copy);
   const Tensor zeros = forward_only();
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   gate.open();
-  gpu.gpu->side->synchronize();
+  gpu.gpu->copy->synchronize();
   const Tensor values = zeros.to(cpu.memory);
   EXPECT_EQ(std::count(values.data<int32_t>(), values.data<int32_t>() + values.numel(), 0),
             values.numel());
