@@ -22,15 +22,15 @@ struct RowGroups {
   int block_threads() const { return threads_per_row * rows_per_block / blocks_per_row; }
 };
 
-// Most threads of a block, and of a multiprocessor: three vectors a thread take up to 128
+// Most threads of a block, and of a multiprocessor, by vectors of a thread: three take up to 128
 // registers, the others do with 64. Few blocks leave few partial sums; blocks whose rows lie within
 // warps, and so never wait, share their multiprocessor with one that begins while they end.
-template <int kVectors>
-inline constexpr int kRowBlockThreads = kVectors == 1   ? 512
-                                        : kVectors == 3 ? 256
-                                                        : 1024;
-template <int kVectors>
-inline constexpr int kResidentRowThreads = kVectors == 3 ? 512 : 1024;
+constexpr int row_block_threads(int vectors) {
+  return vectors == 1 ? 512 : vectors == 3 ? 256 : 1024;
+}
+constexpr int resident_row_threads(int vectors) {
+  return vectors == 3 ? 512 : 1024;
+}
 
 // Blocks are as many as an H100 or H200 runs at a time; that many on every GPU, so that sums over
 // rows do not depend on it. `long_row_vectors`: of a thread, where a block of 1024 is too small for
@@ -43,13 +43,10 @@ inline RowGroups row_groups(DType dtype, int64_t num_rows, int64_t num_features,
   const int64_t num_vectors = (row_bytes + kVectorBytes - 1) / kVectorBytes;
   RowGroups groups;
   // Three where rows then stay within a warp, which needs no barrier.
-  const bool is_short = num_vectors <= kWarp, is_long = num_vectors > 2 * kRowBlockThreads<2>;
+  const bool is_short = num_vectors <= kWarp, is_long = num_vectors > 2 * row_block_threads(2);
   const bool takes_three = num_vectors > 2 * kWarp && num_vectors <= 3 * kWarp;
   const int vectors = is_short ? 1 : takes_three ? 3 : is_long ? long_row_vectors : 2;
-  const int resident = takes_three ? kResidentRowThreads<3> : kResidentRowThreads<2>;
-  const int most_threads = is_short      ? kRowBlockThreads<1>
-                           : takes_three ? kRowBlockThreads<3>
-                                         : kRowBlockThreads<2>;
+  const int most_threads = row_block_threads(vectors), resident = resident_row_threads(vectors);
   while (groups.blocks_per_row < kMostBlocksPerRow &&
          num_vectors > int64_t{vectors} * most_threads * groups.blocks_per_row)
     groups.blocks_per_row *= 2;

@@ -39,11 +39,6 @@ struct Vector16 {
   __device__ static Vector16 load_mutable(const T* from) {
     return {*reinterpret_cast<const uint4*>(from)};
   }
-  // Makes the next unpack() start from the packed words, where the compiler would rather keep the
-  // values of the last one in twice the registers.
-  __device__ void forget_values() {
-    asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
-  }
   __device__ void store(T* to) const { *reinterpret_cast<uint4*>(to) = words; }
 
   __device__ void unpack(float (&values)[kSize]) const {
@@ -138,16 +133,6 @@ __device__ void store_elements_whole(const float (&values)[kSize], T* to) {
   } else {
     store_elements(values, to);
   }
-}
-
-// to[i] += values[i], where load_elements() and store_elements() may be used.
-template <int kSize>
-__device__ void add_elements_to(float* to, const float (&values)[kSize]) {
-  float sums[kSize];
-  load_elements(to, sums);
-#pragma unroll
-  for (int i = 0; i < kSize; ++i) sums[i] += values[i];
-  store_elements(sums, to);
 }
 
 inline bool is_vector_aligned(const void* address) {

@@ -116,7 +116,7 @@ class PlannedBackward {
     const int64_t T = dy_TE.dim(0), E = dy_TE.dim(1);
     const Tensor partials_2CE = ctx.empty({2, chunks_C4_.dim(0), E}, DType::kF32);
     if (!dy_TE.has_elements()) return;
-    planning_.reset();
+    planning_->join();
     const int32_t* const sorted = sorted_22T_.device_data<int32_t>();
     embedding_backward_cuda({.dtype = dy_TE.dtype(),
                              .num_tokens = T,
@@ -144,7 +144,7 @@ class PlannedBackward {
 
   Tensor ids_T_, sorted_22T_, sort_scratch_, chunks_C4_, num_done_BC_;
   int half_ = 0;
-  std::optional<SideWork> planning_;  // until it is joined; ends before the tensors do
+  std::optional<SideWork> planning_;  // ends before the tensors do; none without elements
 };
 
 struct EmbeddingNode final : Node {

@@ -18,7 +18,9 @@ namespace longship {
 namespace {
 
 template <int kVectors>
-constexpr int kRowBlocks = kResidentRowThreads<kVectors> / kRowBlockThreads<kVectors>;
+constexpr int kBlockThreads = row_block_threads(kVectors);
+template <int kVectors>
+constexpr int kBlocks = resident_row_threads(kVectors) / kBlockThreads<kVectors>;
 
 // Where a thread works (see RowGroups). kSpans: a row is a cluster's.
 template <class T, int kVectors, bool kSpans>
@@ -30,7 +32,8 @@ struct RowPlace {
   int block = 0;  // of rows
   int step = 0;   // rows from round to round
 
-  __device__ explicit RowPlace(int threads) : threads_per_row(kVectors == 3 ? kWarpRow : threads) {
+  // `threads` of a row, which is a warp's at three vectors: known beforehand.
+  __device__ explicit RowPlace(int threads) : threads_per_row(kVectors == 3 ? 32 : threads) {
     const int thread = static_cast<int>(threadIdx.x), block_threads = static_cast<int>(blockDim.x);
     int num_blocks = static_cast<int>(gridDim.x);
     if constexpr (kSpans) {
@@ -50,7 +53,11 @@ struct RowPlace {
   }
 
   __device__ int first_row() const { return block * rows_per_block; }  // of the block
+  // Of this thread's elements of a row of D, the first: in the row, and in the tensor.
   __device__ int first_feature() const { return lane * Vector16<T>::kSize; }
+  __device__ int64_t first_element(int row, int D) const {
+    return int64_t{row} * D + first_feature();
+  }
 
   // Over the threads of the row.
   __device__ float sum(float value, float (&scratch)[2][32], int parity) const {
@@ -58,9 +65,6 @@ struct RowPlace {
       return cluster_sum(row_sum(value, static_cast<int>(blockDim.x), scratch, parity), parity);
     return row_sum(value, threads_per_row, scratch, parity);
   }
-
- private:
-  static constexpr int kWarpRow = 32;
 };
 
 // The weight's part that this thread multiplies with: zeros beyond the row.
@@ -79,7 +83,7 @@ struct WeightPart {
 };
 
 template <class T, int kVectors, bool kSpans>
-__global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVectors>)
+__global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
     forward_kernel(const __grid_constant__ RmsNormForwardCuda op, int threads_per_row) {
   using Vector = Vector16<T>;
   extern __shared__ uint4 memory[];
@@ -87,10 +91,8 @@ __global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVector
   const int R = static_cast<int>(op.num_rows), D = static_cast<int>(op.num_features);
   const RowPlace<T, kVectors, kSpans> place(threads_per_row);
   RowPrefetch<T, 1, kVectors> rows(memory, D, place.lane, place.threads_per_row);
-  // This thread's first element of a row.
-  const auto first = [&](int row) { return int64_t{row} * D + place.first_feature(); };
   const auto load = [&](int row, int stage) {
-    if (row < R) rows.load(stage, 0, static_cast<const T*>(op.x_RD) + first(row));
+    if (row < R) rows.load(stage, 0, static_cast<const T*>(op.x_RD) + place.first_element(row, D));
     rows.commit();
   };
   int stage = 0;
@@ -113,7 +115,7 @@ __global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVector
     const float rstd = 1.0f / sqrtf(square / static_cast<float>(D) + op.eps);
     if (row < R) {
       if (place.lane == 0) op.rstd_R[row] = rstd;
-      T* const y = static_cast<T*>(op.y_RD) + first(row);
+      T* const y = static_cast<T*>(op.y_RD) + place.first_element(row, D);
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
         float values[Vector::kSize], scale[Vector::kSize];
@@ -193,17 +195,12 @@ class BackwardWork {
   static constexpr int kSize = Vector::kSize;
   enum Loaded { kX, kDy, kOther };
 
-  // This thread's first element of a row.
-  __device__ int64_t first(int row) const {
-    return int64_t{row} * D_ + place_.first_feature();
-  }
-
   __device__ void load(int row, int stage) {
     if (row < R_) {
-      rows_.load(stage, kX, static_cast<const T*>(op_.x_RD) + first(row));
-      rows_.load(stage, kDy, static_cast<const T*>(op_.dy_RD) + first(row));
-      if constexpr (kAdds)
-        rows_.load(stage, kOther, static_cast<const T*>(op_.other_RD) + first(row));
+      const int64_t first = place_.first_element(row, D_);
+      rows_.load(stage, kX, static_cast<const T*>(op_.x_RD) + first);
+      rows_.load(stage, kDy, static_cast<const T*>(op_.dy_RD) + first);
+      if constexpr (kAdds) rows_.load(stage, kOther, static_cast<const T*>(op_.other_RD) + first);
       rows_.load_number(stage, op_.rstd_R + row);
     }
     rows_.commit();
@@ -231,7 +228,7 @@ class BackwardWork {
   // dx = rstd (w dy - c x) + other.
   __device__ void store_input_gradient(int row, int stage, const Weight& weight, float rstd,
                                        float c) {
-    T* const dx = static_cast<T*>(op_.dx_RD) + first(row);
+    T* const dx = static_cast<T*>(op_.dx_RD) + place_.first_element(row, D_);
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       float values[kSize], gradient[kSize], scale[kSize], other[kSize] = {};
@@ -256,7 +253,7 @@ class BackwardWork {
 };
 
 template <class T, int kVectors, bool kSpans, bool kAdds>
-__global__ void __launch_bounds__(kRowBlockThreads<kVectors>, kRowBlocks<kVectors>)
+__global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
     backward_kernel(const __grid_constant__ RmsNormBackwardCuda op, int threads_per_row) {
   extern __shared__ uint4 memory[];
   __shared__ float scratch[2][32];

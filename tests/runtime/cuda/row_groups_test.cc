@@ -15,10 +15,7 @@ void expect_fit(DType dtype, int64_t R, int64_t D, int long_row_vectors) {
   if (groups.vectors_per_thread == 0) return;
   const int64_t num_vectors = D * dtype_size(dtype) / 16;
   EXPECT_GE(int64_t{groups.threads_per_row} * groups.vectors_per_thread, num_vectors);
-  const int most_threads = groups.vectors_per_thread == 1   ? kRowBlockThreads<1>
-                           : groups.vectors_per_thread == 3 ? kRowBlockThreads<3>
-                                                            : kRowBlockThreads<2>;
-  EXPECT_LE(groups.block_threads(), most_threads);
+  EXPECT_LE(groups.block_threads(), row_block_threads(groups.vectors_per_thread));
   EXPECT_EQ(groups.block_threads() % kWarp, 0);
   if (groups.threads_per_row > kWarp) {
     EXPECT_EQ(groups.threads_per_row % kWarp, 0);
