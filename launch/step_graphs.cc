@@ -17,7 +17,7 @@ namespace longship {
 namespace {
 
 // Tokens times elements of parameters, up to which graphs are faster on an H200: with 135M they
-// take 8% off a step of 4K tokens and 3% off one of 8K, but add 1% at 20K, where sums that keep
+// take 5% off a step of 4K tokens and 2% off one of 8K, but add 1% at 20K, where sums that keep
 // their places cost more than gaps between launches.
 constexpr int64_t kMostWork = 1'600'000'000'000;
 
