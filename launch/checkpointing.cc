@@ -90,7 +90,7 @@ CheckpointHeader make_header(const CheckpointSource& source, const TrainingState
   header.strings = {{kTokenizer, source.tokens.tokenizer_description()}};
   header.dp = source.mesh.dp.size();
   header.sp = source.mesh.sp.size();
-  header.library_versions = {{"longship", LONGSHIP_VERSION}};
+  header.versions = {{"longship", LONGSHIP_VERSION}};
   return header;
 }
 

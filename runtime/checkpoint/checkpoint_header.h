@@ -16,7 +16,7 @@ struct CheckpointHeader {
   // Ranks along each mesh axis when it was written; reading does not depend on it.
   int64_t dp = 1;
   int64_t sp = 1;
-  std::map<std::string, std::string> library_versions = {};  // "longship" -> "0.1.0", ...
+  std::map<std::string, std::string> versions = {};  // of libraries: "longship" -> "0.1.0", ...
 };
 
 }  // namespace longship

@@ -115,8 +115,7 @@ std::string seal_manifest(const CheckpointContent& content) {
   proto.mutable_strings()->insert(content.header.strings.begin(), content.header.strings.end());
   proto.mutable_mesh()->set_dp(content.header.dp);
   proto.mutable_mesh()->set_sp(content.header.sp);
-  proto.mutable_library_versions()->insert(content.header.library_versions.begin(),
-                                           content.header.library_versions.end());
+  proto.mutable_versions()->insert(content.header.versions.begin(), content.header.versions.end());
   for (const CheckpointFile& file : content.files) write_file(file, *proto.add_files());
   for (const CheckpointTensor& tensor : content.tensors) write_tensor(tensor, *proto.add_tensors());
 
@@ -145,14 +144,13 @@ CheckpointContent unseal_manifest(std::string_view bytes, const std::filesystem:
   if (proto.schema_version() == 0) refuse(path, "no schema version");
 
   CheckpointContent content;
-  content.header = {
-      .step = proto.step(),
-      .config_text = proto.config_text(),
-      .integers = {proto.integers().begin(), proto.integers().end()},
-      .strings = {proto.strings().begin(), proto.strings().end()},
-      .dp = proto.mesh().dp(),
-      .sp = proto.mesh().sp(),
-      .library_versions = {proto.library_versions().begin(), proto.library_versions().end()}};
+  content.header = {.step = proto.step(),
+                    .config_text = proto.config_text(),
+                    .integers = {proto.integers().begin(), proto.integers().end()},
+                    .strings = {proto.strings().begin(), proto.strings().end()},
+                    .dp = proto.mesh().dp(),
+                    .sp = proto.mesh().sp(),
+                    .versions = {proto.versions().begin(), proto.versions().end()}};
   for (const manifest::File& file : proto.files()) content.files.push_back(read_file(file));
   for (const manifest::Tensor& tensor : proto.tensors())
     if (!read_tensor(tensor, content.tensors.emplace_back()))

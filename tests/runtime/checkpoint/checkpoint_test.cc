@@ -29,7 +29,7 @@ TEST(Checkpoint, ReturnsTensorsAndStateBitForBit) {
   EXPECT_EQ(found.strings, expected.strings);
   EXPECT_EQ(found.dp, 1);
   EXPECT_EQ(found.sp, 3);
-  EXPECT_EQ(found.library_versions, expected.library_versions);
+  EXPECT_EQ(found.versions, expected.versions);
   EXPECT_TRUE(checkpoint.has("half"));
   EXPECT_FALSE(checkpoint.has("hal"));
   EXPECT_EQ(checkpoint.find("shared")->slices.size(), 3u);

@@ -32,7 +32,7 @@ inline CheckpointHeader example_header(int64_t step) {
           .strings = {{"data.hash", "0123"}, {"empty", ""}},
           .dp = 1,
           .sp = 3,
-          .library_versions = {{"longship", "0.1.0"}}};
+          .versions = {{"longship", "0.1.0"}}};
 }
 
 // Slice [begin, begin + length) of dimension `dim`.
