@@ -11,13 +11,22 @@ namespace longship {
 // what they are added up in.
 template <class Sum>
 __global__ void __launch_bounds__(1024)
-    partial_sums_kernel(const float* partials_BC, int64_t num_partials, int64_t C, float* sums_C) {
+    partial_sums_kernel(const float* partials_BC, int num_partials, int64_t C, float* sums_C) {
   __shared__ Sum sums[32][33];
+  constexpr int kAhead = 9;  // loads on their way: all of those for two blocks on 132 processors
   const int64_t column = int64_t{blockIdx.x} * 32 + threadIdx.x;
+  const float* from = partials_BC + threadIdx.y * C + column;
   Sum sum = 0;
   wait_for_previous_kernel();
   if (column < C)
-    for (int64_t b = threadIdx.y; b < num_partials; b += 32) sum += partials_BC[b * C + column];
+#pragma unroll 1
+    for (int left = num_partials - static_cast<int>(threadIdx.y); left > 0; left -= 32 * kAhead) {
+      float parts[kAhead];
+#pragma unroll
+      for (int r = 0; r < kAhead; ++r, from += 32 * C) parts[r] = left > 32 * r ? *from : 0.0f;
+#pragma unroll
+      for (int r = 0; r < kAhead; ++r) sum += parts[r];
+    }
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   // Now a warp a column.
@@ -35,7 +44,8 @@ void add_partial_sums(const float* partials_BC, int64_t num_partials, int64_t nu
                 {.grid = static_cast<unsigned>((num_columns + 31) / 32),
                  .block = dim3(32, 32),
                  .starts_early = true},
-                stream, "launch partial sums", partials_BC, num_partials, num_columns, sums_C);
+                stream, "launch partial sums", partials_BC, static_cast<int>(num_partials),
+                num_columns, sums_C);
 }
 
 }  // namespace longship
