@@ -20,7 +20,7 @@ namespace {
 template <int kVectors>
 constexpr int kBlockThreads = row_block_threads(kVectors);
 template <int kVectors>
-constexpr int kBlocks = resident_row_threads(kVectors) / kBlockThreads<kVectors>;
+constexpr int kBlocks = resident_row_blocks(kVectors);
 
 // Where a thread works (see RowGroups). kSpans: a row is a cluster's.
 template <class T, int kVectors, bool kSpans>
@@ -181,11 +181,18 @@ class BackwardWork {
       if (rows_.exists(i)) store_elements(dweight_[i], to + rows_.offset(i));
     if (is_alone) return;
     __syncthreads();
-    for (int feature = static_cast<int>(threadIdx.x); feature < D_;
-         feature += static_cast<int>(blockDim.x)) {
-      float sum = 0;
-      for (int g = 0; g < place_.rows_per_block; ++g) sum += sums[g * D_ + feature];
-      partial[feature] = sum;
+    constexpr int kColumns = 4;
+    for (int feature = static_cast<int>(threadIdx.x) * kColumns; feature < D_;
+         feature += static_cast<int>(blockDim.x) * kColumns) {
+      float sum[kColumns] = {};
+#pragma unroll 4
+      for (int g = 0; g < place_.rows_per_block; ++g) {
+        float part[kColumns];
+        load_elements(sums + g * D_ + feature, part);
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) sum[j] += part[j];
+      }
+      store_elements(sum, partial + feature);
     }
   }
 
@@ -282,10 +289,11 @@ struct RowKernel {
 };
 
 // Calls f(vectors, spans): the number of vectors a thread and whether a row is a cluster's, as
-// types. kLong: vectors_per_thread of long rows.
-template <int kLong, class F>
+// types.
+template <RowKernelTraits kTraits, class F>
 auto dispatch_row_groups(const RowGroups& groups, const F& f) {
   using std::integral_constant;
+  constexpr int kLong = kTraits.long_row_vectors;
   if (groups.blocks_per_row > 1) return f(integral_constant<int, kLong>(), std::true_type());
   switch (groups.vectors_per_thread) {
     case 1:
@@ -301,7 +309,7 @@ auto dispatch_row_groups(const RowGroups& groups, const F& f) {
 
 template <class T>
 RowKernel<RmsNormForwardCuda> row_forward(const RowGroups& groups) {
-  return dispatch_row_groups<kRmsNormForwardLong>(groups, [&](auto vectors, auto spans) {
+  return dispatch_row_groups<kRmsNormForwardRows>(groups, [&](auto vectors, auto spans) {
     return RowKernel<RmsNormForwardCuda>{forward_kernel<T, vectors, spans>,
                                          RowPrefetch<T, 1, vectors>::bytes(groups.block_threads())};
   });
@@ -309,7 +317,7 @@ RowKernel<RmsNormForwardCuda> row_forward(const RowGroups& groups) {
 
 template <class T, bool kAdds>
 RowKernel<RmsNormBackwardCuda> row_backward(const RowGroups& groups) {
-  return dispatch_row_groups<kRmsNormBackwardLong>(groups, [&](auto vectors, auto spans) {
+  return dispatch_row_groups<kRmsNormBackwardRows>(groups, [&](auto vectors, auto spans) {
     return RowKernel<RmsNormBackwardCuda>{
         backward_kernel<T, vectors, spans, kAdds>,
         BackwardWork<T, vectors, spans, kAdds>::Rows::bytes(groups.block_threads())};

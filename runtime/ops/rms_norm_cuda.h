@@ -8,9 +8,9 @@
 
 namespace longship {
 
-// Vectors a thread of long rows (see row_groups()). The backward has two or three tensors to hold,
-// and its sums.
-inline constexpr int kRmsNormForwardLong = 4, kRmsNormBackwardLong = 2;
+inline constexpr RowKernelTraits kRmsNormForwardRows{.num_tensors = 1, .long_row_vectors = 4};
+// Two or three tensors and the sums leave no registers for more vectors.
+inline constexpr RowKernelTraits kRmsNormBackwardRows{.num_tensors = 2, .long_row_vectors = 2};
 
 struct RmsNormForwardCuda {
   DType dtype = DType::kF32;  // of x, weight and y
@@ -24,7 +24,7 @@ struct RmsNormForwardCuda {
   float* rstd_R = nullptr;
 };
 inline RowGroups rms_norm_forward_groups(DType dtype, int64_t num_rows, int64_t num_features) {
-  return row_groups(dtype, num_rows, num_features, kRmsNormForwardLong);
+  return row_groups(dtype, num_rows, num_features, kRmsNormForwardRows);
 }
 void rms_norm_forward_cuda(const RmsNormForwardCuda& op, StreamHandle stream);
 
@@ -43,7 +43,7 @@ struct RmsNormBackwardCuda {
   float* partials_BD = nullptr;    // scratch, with B = rms_norm_num_partials(); null with dweight_D
 };
 inline RowGroups rms_norm_backward_groups(DType dtype, int64_t num_rows, int64_t num_features) {
-  return row_groups(dtype, num_rows, num_features, kRmsNormBackwardLong);
+  return row_groups(dtype, num_rows, num_features, kRmsNormBackwardRows);
 }
 // Sums over rows go into B partial sums, then over these, always in the same order: no atomics, and
 // the same bits on any GPU.
