@@ -82,6 +82,9 @@ struct WeightPart {
   }
 };
 
+template <class T, int kVectors>
+using ForwardRows = RowPrefetch<T, kRmsNormForwardRows.num_tensors, kVectors>;
+
 template <class T, int kVectors, bool kSpans>
 __global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
     forward_kernel(const __grid_constant__ RmsNormForwardCuda op, int threads_per_row) {
@@ -90,7 +93,7 @@ __global__ void __launch_bounds__(kBlockThreads<kVectors>, kBlocks<kVectors>)
   __shared__ float scratch[2][32];
   const int R = static_cast<int>(op.num_rows), D = static_cast<int>(op.num_features);
   const RowPlace<T, kVectors, kSpans> place(threads_per_row);
-  RowPrefetch<T, 1, kVectors> rows(memory, D, place.lane, place.threads_per_row);
+  ForwardRows<T, kVectors> rows(memory, D, place.lane, place.threads_per_row);
   const auto load = [&](int row, int stage) {
     if (row < R) rows.load(stage, 0, static_cast<const T*>(op.x_RD) + place.first_element(row, D));
     rows.commit();
@@ -137,7 +140,7 @@ template <class T, int kVectors, bool kSpans, bool kAdds>
 class BackwardWork {
  public:
   using Place = RowPlace<T, kVectors, kSpans>;
-  using Rows = RowPrefetch<T, kAdds ? 3 : 2, kVectors>;
+  using Rows = RowPrefetch<T, kRmsNormBackwardRows.num_tensors + (kAdds ? 1 : 0), kVectors>;
 
   // `memory`: Rows::bytes() of shared memory.
   __device__ BackwardWork(const RmsNormBackwardCuda& op, const Place& place, uint4* memory)
@@ -311,7 +314,7 @@ template <class T>
 RowKernel<RmsNormForwardCuda> row_forward(const RowGroups& groups) {
   return dispatch_row_groups<kRmsNormForwardRows>(groups, [&](auto vectors, auto spans) {
     return RowKernel<RmsNormForwardCuda>{forward_kernel<T, vectors, spans>,
-                                         RowPrefetch<T, 1, vectors>::bytes(groups.block_threads())};
+                                         ForwardRows<T, vectors>::bytes(groups.block_threads())};
   });
 }
 

@@ -9,7 +9,8 @@
 namespace longship {
 
 inline constexpr RowKernelTraits kRmsNormForwardRows{.num_tensors = 1, .long_row_vectors = 4};
-// Two or three tensors and the sums leave no registers for more vectors.
+// With what dx is added to there are three tensors; they and the sums leave no registers for more
+// vectors.
 inline constexpr RowKernelTraits kRmsNormBackwardRows{.num_tensors = 2, .long_row_vectors = 2};
 
 struct RmsNormForwardCuda {

@@ -1,5 +1,5 @@
-// RMSNorm on a GPU of rows that its registers do not hold, or that are not aligned: row_groups()
-// gives no vectors for them, or an address is no multiple of 16. Each row is read twice.
+// RMSNorm on a GPU of rows that are too long, too many or not aligned: row_groups() gives no
+// vectors for them, or an address is no multiple of 16. Each row is read twice.
 #pragma once
 
 #include "runtime/ops/rms_norm_cuda.h"

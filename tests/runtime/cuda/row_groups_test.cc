@@ -3,12 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include "runtime/ops/rms_norm_cuda.h"
+
 namespace longship {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr RowKernelTraits kForward{.num_tensors = 1, .long_row_vectors = 4};
-constexpr RowKernelTraits kBackward{.num_tensors = 2, .long_row_vectors = 2};
+constexpr RowKernelTraits kForward = kRmsNormForwardRows, kBackward = kRmsNormBackwardRows;
 
 void expect_fit(DType dtype, int64_t R, int64_t D, const RowKernelTraits& traits) {
   SCOPED_TRACE(testing::Message() << dtype_name(dtype) << " " << R << " x " << D);
@@ -63,9 +64,9 @@ TEST(RowGroups, TakeLongRowsInOneBlockWhereTheyFit) {
 }
 
 TEST(RowGroups, LeaveOutWhatRowKernelsCannotDo) {
-  EXPECT_EQ(row_groups(DType::kBF16, 10, 1021, kBackward).vectors_per_thread,
-            0);  // no whole vectors
-  EXPECT_EQ(row_groups(DType::kBF16, 10, 1 << 18, kBackward).vectors_per_thread, 0);  // too long
+  // No whole vectors; too long; too many.
+  EXPECT_EQ(row_groups(DType::kBF16, 10, 1021, kBackward).vectors_per_thread, 0);
+  EXPECT_EQ(row_groups(DType::kBF16, 10, 1 << 18, kBackward).vectors_per_thread, 0);
   EXPECT_EQ(row_groups(DType::kBF16, (1 << 30) + 1, 64, kBackward).vectors_per_thread, 0);
   EXPECT_EQ(row_groups(DType::kBF16, 1 << 30, 64, kBackward).vectors_per_thread, 1);
 }
